@@ -1,0 +1,169 @@
+"""The seam between the loop and tensors, cut at the optimizer step.
+
+Only token ids, masks, numpy arrays, numbers and paths cross it. One loop drives any engine; an
+engine knows nothing of rows, templates, schedules or files of a run.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import Protocol
+
+import numpy as np
+
+LORA_MODULES = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Rows padded on the right to one length.
+
+    ids: int32 [rows, length]; padding is 0 and is never attended to by a real token (attention is causal)
+    learn: bool [rows, length]; True where the token itself is to be predicted; False on padding and at 0
+    lengths: int32 [rows]; tokens of each row without padding
+    """
+
+    ids: np.ndarray
+    learn: np.ndarray
+    lengths: np.ndarray
+
+    @property
+    def learned(self) -> int:
+        """How many tokens are predicted."""
+        return int(self.learn.sum())
+
+    @property
+    def tokens(self) -> int:
+        """How many tokens there are, padding not counted."""
+        return int(self.lengths.sum())
+
+    @classmethod
+    def of(cls, rows: Sequence[tuple[Sequence[int], Sequence[bool]]]) -> Batch:
+        """Pad rows of (token ids, learn mask) to the longest."""
+        length = max(len(ids) for ids, _ in rows)
+        ids = np.zeros((len(rows), length), np.int32)
+        learn = np.zeros((len(rows), length), bool)
+        for i, (row_ids, row_learn) in enumerate(rows):
+            ids[i, : len(row_ids)] = row_ids
+            learn[i, : len(row_learn)] = row_learn
+        learn[:, 0] = False  # nothing comes before the first token to predict it from
+        return cls(ids, learn, np.array([len(r) for r, _ in rows], np.int32))
+
+
+@dataclass(frozen=True)
+class LoraShape:
+    """Which weights get a low-rank update W + (alpha / rank) B A.
+
+    layers counts from the top; None means all. modules are names out of `LORA_MODULES`.
+    """
+
+    rank: int = 8
+    alpha: float = 16.0
+    dropout: float = 0.0
+    modules: tuple[str, ...] = LORA_MODULES
+    layers: int | None = None
+
+    @property
+    def scale(self) -> float:
+        return self.alpha / self.rank
+
+
+@dataclass(frozen=True)
+class StepSettings:
+    """What an optimizer step is told besides its rows. Dropout is drawn from (seed, step) alone,
+    so that a step taken again after a crash is the same step."""
+
+    step: int
+    learning_rate: float
+    weight_decay: float = 0.0
+    clip: float | None = 1.0
+    seed: int = 0
+
+
+@dataclass(frozen=True)
+class StepResult:
+    """loss: mean negative log-likelihood per learned token (nats) before the update;
+    gradient_norm: before clipping; tokens: learned tokens."""
+
+    loss: float
+    gradient_norm: float
+    tokens: int
+
+
+@dataclass
+class Generation:
+    """What one prompt was answered with. ``stopped`` is False when the limit ended it."""
+
+    ids: list[int] = field(default_factory=list)
+    stopped: bool = False
+
+
+class Engine(Protocol):
+    """A base model with one LoRA adapter on it.
+
+    Adapter arrays are float32 under PEFT's names:
+    ``base_model.model.model.layers.{i}.self_attn.q_proj.lora_A.weight`` [rank, in] and
+    ``….lora_B.weight`` [out, rank] (``mlp.`` for gate, up and down).
+    """
+
+    name: str
+    """"torch", "mlx" or "fake"."""
+
+    def add_adapter(self, shape: LoraShape, seed: int) -> None:
+        """Put a fresh adapter on the base: A uniform in ±1/sqrt(in), from numpy's PCG64(seed), B zero;
+        see `engines.adapter.fresh`. Optimizer state is emptied."""
+        ...
+
+    def step(self, micro_batches: Sequence[Batch], settings: StepSettings) -> StepResult:
+        """One AdamW update (betas 0.9, 0.999, eps 1e-8, bias corrected) on the micro-batches together:
+        the loss is the sum of negative log-likelihoods over all learned tokens, divided by their number."""
+        ...
+
+    def losses(self, batch: Batch, *, adapter: bool = True) -> tuple[np.ndarray, np.ndarray]:
+        """Summed negative log-likelihood (float64 [rows], nats) and learned tokens (int64 [rows])."""
+        ...
+
+    def logits(self, ids: Sequence[int], *, adapter: bool = True) -> np.ndarray:
+        """float32 [length, vocabulary] for one row."""
+        ...
+
+    def generate(
+        self,
+        prompts: Sequence[Sequence[int]],
+        *,
+        max_new_tokens: int,
+        stop: frozenset[int],
+        temperature: float = 0.0,
+        seed: int = 0,
+        adapter: bool = True,
+        on_token: Callable[[int, int], None] | None = None,
+    ) -> list[Generation]:
+        """Continue every prompt until a stop id (not part of the result) or the limit, all at once.
+        ``on_token(row, id)`` is called as each token comes."""
+        ...
+
+    def adapter_arrays(self) -> dict[str, np.ndarray]: ...
+
+    def load_adapter_arrays(self, arrays: dict[str, np.ndarray]) -> None: ...
+
+    def optimizer_arrays(self) -> dict[str, np.ndarray]:
+        """First and second moments under ``m.<adapter name>`` and ``v.<adapter name>``, float32,
+        in PEFT's orientation on every engine; empty before the first step."""
+        ...
+
+    def load_optimizer_arrays(self, arrays: dict[str, np.ndarray], steps: int) -> None:
+        """Take moments back, as they were after ``steps`` updates."""
+        ...
+
+    def memory(self) -> int:
+        """Peak memory of this process in bytes (device memory where that is apart)."""
+        ...
+
+
+def iterate_by_length(lengths: Sequence[int], rows: int) -> Iterator[list[int]]:
+    """Indices in groups of at most ``rows``, longest first, so that little is padded and what does
+    not fit fails at once."""
+    order = sorted(range(len(lengths)), key=lambda i: (-lengths[i], i))
+    for start in range(0, len(order), rows):
+        yield order[start : start + rows]
