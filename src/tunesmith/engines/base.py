@@ -6,6 +6,7 @@ engine knows nothing of rows, templates, schedules or files of a run.
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
@@ -159,6 +160,14 @@ class Engine(Protocol):
     def memory(self) -> int:
         """Peak memory of this process in bytes (device memory where that is apart)."""
         ...
+
+
+def peak_memory() -> int:
+    """The most memory this process ever held, in bytes."""
+    import resource  # not on Windows
+
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak if sys.platform == "darwin" else peak * 1024
 
 
 def iterate_by_length(lengths: Sequence[int], rows: int) -> Iterator[list[int]]:

@@ -1,0 +1,237 @@
+"""The base model on MLX: mlx-lm's layers, the weights of a folder, one low-rank update per chosen weight.
+
+mlx-lm gives the layers; the walk through them is here, because windows, rotary positions and Gemma's
+embedding scale come from our `Architecture` (mlx-lm reads some of them from ``config.json`` by older
+names, and gives Mistral no window). No code of the model folder is run and its config is not read.
+"""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import mlx.core as mx
+import mlx.nn as nn
+from mlx.utils import tree_flatten
+from mlx_lm.models.base import create_causal_mask
+from mlx_lm.models.cache import BatchKVCache
+from mlx_lm.models.rope_utils import initialize_rope
+
+from tunesmith.engines import adapter
+from tunesmith.engines.base import LoraShape
+from tunesmith.errors import EngineError, ModelError
+from tunesmith.models.architecture import Architecture, Rope
+from tunesmith.models.weights import tensor_index
+
+HEAD_BYTES = 2**28
+"""Logits held at once, in bytes of float32: 256 MB is 440 positions of Qwen's 152,000 words."""
+
+CLASSES = {"llama": "llama", "mistral": "llama", "qwen2": "qwen2", "qwen3": "qwen3", "gemma3": "gemma3_text"}
+
+
+@dataclass(eq=False)
+class Adapter:
+    """The arrays of all low-rank updates, which the layers look up as they run.
+
+    Layers hold no arrays of their own, so that a gradient is one function of ``arrays``.
+    """
+
+    shape: LoraShape
+    arrays: dict[str, mx.array]
+    on: bool = True
+    dropout_keys: mx.array | None = None
+    """One key per module while a step with dropout runs, else None."""
+    modules: list[tuple[int, str]] = field(default_factory=list)
+    """(layer, module) of each update."""
+
+    def draw(self, key: mx.array) -> None:
+        """Drop inputs from now on, as ``key`` says."""
+        if self.shape.dropout:
+            self.dropout_keys = mx.random.split(key, len(self.modules))
+
+    def drop(self, index: int, x: mx.array) -> mx.array:
+        """``x`` with elements dropped (and the others scaled up) while training."""
+        if self.dropout_keys is None:
+            return x
+        keep = 1.0 - self.shape.dropout
+        return x * mx.random.bernoulli(keep, x.shape, key=self.dropout_keys[index]) * (1.0 / keep)
+
+
+class LoraLinear(nn.Module):
+    """y = W x + scale B A x, with W frozen; A [rank, in] and B [out, rank] as in PEFT."""
+
+    def __init__(self, linear: nn.Linear, lora: Adapter, index: int):
+        super().__init__()
+        self.linear = linear
+        self.lora = lora
+        self.index = index
+        self.a, self.b = (adapter.key(*lora.modules[index], part) for part in "AB")
+
+    def __call__(self, x: mx.array) -> mx.array:
+        y = self.linear(x)
+        if not self.lora.on:
+            return y
+        a, b = (self.lora.arrays[name].astype(x.dtype) for name in (self.a, self.b))
+        return y + self.lora.shape.scale * ((self.lora.drop(self.index, x) @ a.T) @ b.T)
+
+
+class Decoder:
+    """A dense, llama-like decoder whose weights are frozen, with at most one adapter on it."""
+
+    def __init__(self, folder: Path, arch: Architecture, dtype: mx.Dtype):
+        """Read the weights of ``folder`` as ``dtype``. Raises `ModelError` when tensors and
+        architecture do not fit, `EngineError` when mlx-lm has no layer of that kind."""
+        self.arch, self.dtype = arch, dtype
+        self.lora: Adapter | None = None
+        self._model: Any = build(arch)
+        _load(self._model, folder, dtype)
+        self._piece = mx.checkpoint(self._piece_losses)
+
+    def put(self, shape: LoraShape, arrays: dict[str, mx.array]) -> Adapter:
+        """Put an adapter on, in place of the one before."""
+        for layer, module in self.lora.modules if self.lora else ():
+            place = self._place(layer, module)
+            setattr(place, module, getattr(place, module).linear)
+        modules = [(i, name) for i in adapter.trained_layers(self.arch, shape) for name in shape.modules]
+        self.lora = Adapter(shape, arrays, modules=modules)
+        for index, (layer, module) in enumerate(modules):
+            place = self._place(layer, module)
+            setattr(place, module, LoraLinear(getattr(place, module), self.lora, index))
+        return self.lora
+
+    def _place(self, layer: int, module: str) -> nn.Module:
+        return getattr(self._model.model.layers[layer], adapter.PLACE[module])
+
+    @contextmanager
+    def adapted(self, on: bool) -> Iterator[None]:
+        """With the adapter, or as the base, for a while."""
+        if self.lora is None:
+            yield
+            return
+        before, self.lora.on = self.lora.on, on
+        try:
+            yield
+        finally:
+            self.lora.on = before
+
+    def hidden(self, ids: mx.array, caches: list[BatchKVCache] | None = None) -> mx.array:
+        """Token ids [rows, length] -> normed states [rows, length, width].
+
+        Without caches rows are padded on the right; with them ids follow what the caches hold, and
+        padding is on the left, as the caches were told.
+        """
+        body = self._model.model
+        x = body.embed_tokens(ids)
+        if self.arch.embedding_scale != 1.0:
+            x = x * mx.array(self.arch.embedding_scale, x.dtype)
+        masks = {w: _mask(ids.shape[1], w, caches) for w in set(self.arch.windows)}
+        for i, (layer, window) in enumerate(zip(body.layers, self.arch.windows, strict=True)):
+            x = layer(x, masks[window], caches[i] if caches else None)
+        return body.norm(x)
+
+    def head(self, hidden: mx.array) -> mx.array:
+        """States [..., width] -> float32 logits [..., vocabulary]."""
+        tied = self.arch.tied
+        logits = self._model.model.embed_tokens.as_linear(hidden) if tied else self._model.lm_head(hidden)
+        return logits.astype(mx.float32)
+
+    def token_losses(self, hidden: mx.array, targets: mx.array) -> mx.array:
+        """Negative log-likelihood, float32 [n], of targets [n] under states [n, width].
+
+        The head runs in pieces of `HEAD_BYTES`, and again on the way back instead of being kept.
+        """
+        rows = max(1, HEAD_BYTES // (4 * self.arch.vocabulary))
+        return mx.concatenate(
+            [self._piece(hidden[i : i + rows], targets[i : i + rows]) for i in range(0, len(targets), rows)]
+        )
+
+    def _piece_losses(self, hidden: mx.array, targets: mx.array) -> mx.array:
+        logits = self.head(hidden)
+        return mx.logsumexp(logits, axis=-1) - mx.take_along_axis(logits, targets[:, None], axis=-1)[:, 0]
+
+
+def build(arch: Architecture) -> nn.Module:
+    """mlx-lm's model of one family with random weights, made to follow ``arch``."""
+    _refuse(arch)
+    module = importlib.import_module(f"mlx_lm.models.{CLASSES[arch.family]}")
+    model: Any = module.Model(module.ModelArgs.from_dict(_arguments(arch)))
+    if arch.tied:
+        model.pop("lm_head", None)  # mlx-lm's Gemma makes one and drops it when it sees the weights
+    for i, layer in enumerate(model.model.layers):
+        attention, rope = layer.self_attn, arch.rope_of(i)
+        attention.scale = arch.query_scale or arch.head_dim**-0.5
+        attention.rope = initialize_rope(arch.head_dim, rope.theta, False, _scaling(rope), arch.context)
+    return model
+
+
+def _refuse(arch: Architecture) -> None:
+    """mlx-lm's classes cannot say these; a wrong model must not be trained in silence."""
+    biases = {"qwen2": (True, False)}.get(arch.family, (arch.o_bias, arch.o_bias))
+    fits = (arch.qkv_bias, arch.o_bias) == biases and not (arch.o_bias and arch.family == "qwen3")
+    if not fits or (arch.family == "qwen2" and arch.heads * arch.head_dim != arch.width):
+        raise EngineError(
+            f"the MLX engine has no {arch.family} layers with these biases or head widths; "
+            "choose the torch engine for this model"
+        )
+
+
+def _arguments(arch: Architecture) -> dict[str, Any]:
+    """What mlx-lm's ``ModelArgs`` are made of; each family takes the names it knows."""
+    return {
+        "model_type": CLASSES[arch.family],
+        "hidden_size": arch.width,
+        "num_hidden_layers": arch.layers,
+        "intermediate_size": arch.mlp_width,
+        "num_attention_heads": arch.heads,
+        "num_key_value_heads": arch.kv_heads,
+        "head_dim": arch.head_dim,
+        "rms_norm_eps": arch.norm_eps,
+        "vocab_size": arch.vocabulary,
+        "max_position_embeddings": arch.context,
+        "attention_bias": arch.qkv_bias,
+        "mlp_bias": arch.mlp_bias,
+        "rope_theta": arch.rope.theta,
+        "tie_word_embeddings": arch.tied,
+    }
+
+
+def _scaling(rope: Rope) -> dict[str, Any]:
+    return {
+        "rope_type": rope.kind,
+        "factor": rope.factor,
+        "low_freq_factor": rope.low_freq_factor,
+        "high_freq_factor": rope.high_freq_factor,
+        "original_max_position_embeddings": rope.original_length,
+    }
+
+
+def _load(model: nn.Module, folder: Path, dtype: mx.Dtype) -> None:
+    """Fill ``model`` from the files of ``folder``, each tensor exactly once."""
+    index = tensor_index(folder)
+    wanted: dict[str, mx.array] = dict(tree_flatten(model.parameters()))
+    spare = {name for name in index if name.endswith("rotary_emb.inv_freq")} | {"lm_head.weight"}
+    if missing := sorted(wanted.keys() - index.keys()):
+        raise ModelError(f"{folder} lacks the tensor {missing[0]} ({len(missing)} in all); download it again")
+    if strange := sorted(index.keys() - wanted.keys() - spare):
+        raise ModelError(f"{folder} has the tensor {strange[0]}, which its config.json does not account for")
+    files: dict[Path, Any] = {path: mx.load(str(path)) for path, _ in index.values()}  # read when used
+    found = {name: files[index[name][0]][index[name][1]] for name in wanted}
+    for name, array in found.items():
+        if array.shape != wanted[name].shape:
+            raise ModelError(f"{folder}: {name} is {array.shape}, config.json says {wanted[name].shape}")
+    model.load_weights([(name, array.astype(dtype)) for name, array in found.items()])
+    model.freeze()
+    mx.eval(model.parameters())
+
+
+def _mask(length: int, window: int | None, caches: list[BatchKVCache] | None) -> mx.array | str:
+    """Who sees whom: causal, not farther back than the window, not the padding on the left."""
+    if caches is None:
+        return "causal" if window is None or window >= length else create_causal_mask(length, window_size=window)
+    mask = caches[0].make_mask(length, window_size=window)
+    total = mask.shape[-1]  # padding sees itself: a row of the softmax with nothing in it can be NaN
+    return mask | mx.eye(length, total, k=total - length).astype(mx.bool_)

@@ -1,0 +1,231 @@
+"""The engine for Apple silicon: training steps, losses and generation on MLX."""
+
+from __future__ import annotations
+
+import math
+import platform
+import resource
+import sys
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+import mlx.core as mx
+import numpy as np
+
+from tunesmith.engines.adapter import fresh
+from tunesmith.engines.base import Batch, Generation, LoraShape, StepResult, StepSettings
+from tunesmith.engines.mlx_decoder import Adapter, Decoder
+from tunesmith.engines.mlx_generate import Picker, generate
+from tunesmith.errors import EngineError, OutOfMemory, TrainingError
+from tunesmith.models.architecture import Architecture
+
+BETAS, EPSILON = (0.9, 0.999), 1e-8
+CLIP_EPSILON = 1e-6
+"""torch.nn.utils.clip_grad_norm_ divides by norm + 1e-6."""
+
+Arrays = dict[str, mx.array]
+
+
+class MlxEngine:
+    """`engines.base.Engine` on mlx-lm's layers.
+
+    dtype: what the base computes in, "bf16", "fp32", or "auto" (bf16 on Apple silicon, else fp32).
+    Adapter, moments, logits and losses are float32 always.
+    """
+
+    name = "mlx"
+
+    def __init__(self, folder: Path, arch: Architecture, dtype: str = "auto"):
+        if mx.metal.is_available() and (limit := wired_limit(mx.device_info())):
+            mx.set_wired_limit(limit)
+        with out_of_memory():
+            self._decoder = Decoder(folder, arch, compute_dtype(dtype, platform.machine(), sys.platform))
+        self._optimizer = AdamW()
+
+    def add_adapter(self, shape: LoraShape, seed: int) -> None:
+        arrays = fresh(self._decoder.arch, shape, seed)
+        self._decoder.put(shape, {name: mx.array(array) for name, array in arrays.items()})
+        self._optimizer = AdamW()
+
+    def step(self, micro_batches: Sequence[Batch], settings: StepSettings) -> StepResult:
+        """As `Engine.step`. When loss or gradient is not finite nothing is updated, so that what was
+        learned before is still there to be saved."""
+        lora = self._adapter()
+        tokens = sum(batch.learned for batch in micro_batches)
+        if not tokens:
+            raise TrainingError(f"step {settings.step} got no row with a token to learn; check the learn masks")
+        with out_of_memory():
+            loss, gradients = self._gradients(micro_batches, tokens, settings)
+            norm = global_norm(gradients)
+            if math.isfinite(loss) and math.isfinite(norm):
+                if settings.clip is not None:
+                    shrink = min(1.0, settings.clip / (norm + CLIP_EPSILON))
+                    gradients = {name: g * shrink for name, g in gradients.items()}
+                lora.arrays = self._optimizer.update(lora.arrays, gradients, settings)
+        return StepResult(loss, norm, tokens)
+
+    def _gradients(
+        self, micro_batches: Sequence[Batch], tokens: int, settings: StepSettings
+    ) -> tuple[float, Arrays]:
+        """Mean loss over all learned tokens and its gradient, one micro-batch in memory at a time."""
+        lora = self._adapter()
+        arrays, loss = lora.arrays, 0.0
+        total = {name: mx.zeros_like(array) for name, array in arrays.items()}
+        for index, batch in enumerate(micro_batches):
+            if not batch.learned:
+                continue
+            lora.draw(step_key(settings, index))
+            share, gradients = mx.value_and_grad(lambda a, b=batch: self._mean_loss(a, b, tokens))(arrays)
+            total = {name: total[name] + gradients[name] for name in total}
+            mx.eval(share, total)
+            loss += share.item()
+        lora.arrays, lora.dropout_keys = arrays, None  # not the ones that were traced
+        return loss, total
+
+    def _mean_loss(self, arrays: Arrays, batch: Batch, tokens: int) -> mx.array:
+        self._adapter().arrays = arrays
+        return self._learned_losses(batch).sum() / tokens
+
+    def _learned_losses(self, batch: Batch) -> mx.array:
+        """Negative log-likelihood of the learned tokens, row by row: float32 [batch.learned]."""
+        rows, before = np.nonzero(batch.learn[:, 1:])  # the state before a token predicts it
+        hidden = self._decoder.hidden(mx.array(batch.ids))
+        picked = hidden[mx.array(rows), mx.array(before)]
+        return self._decoder.token_losses(picked, mx.array(batch.ids[rows, before + 1]))
+
+    def losses(self, batch: Batch, *, adapter: bool = True) -> tuple[np.ndarray, np.ndarray]:
+        counts = batch.learn[:, 1:].sum(axis=1).astype(np.int64)
+        if not counts.any():
+            return np.zeros(len(counts)), counts
+        with out_of_memory(), self._decoder.adapted(adapter):
+            values = np.array(self._learned_losses(batch)).astype(np.float64)
+        rows = np.repeat(np.arange(len(counts)), counts)
+        return np.bincount(rows, values, minlength=len(counts)), counts
+
+    def logits(self, ids: Sequence[int], *, adapter: bool = True) -> np.ndarray:
+        with out_of_memory(), self._decoder.adapted(adapter):
+            return np.array(self._decoder.head(self._decoder.hidden(mx.array([list(ids)]))[0]))
+
+    def generate(
+        self,
+        prompts: Sequence[Sequence[int]],
+        *,
+        max_new_tokens: int,
+        stop: frozenset[int],
+        temperature: float = 0.0,
+        seed: int = 0,
+        adapter: bool = True,
+        on_token: Callable[[int, int], None] | None = None,
+    ) -> list[Generation]:
+        pick = Picker(len(prompts), temperature, seed)
+        with out_of_memory(), self._decoder.adapted(adapter):
+            return generate(self._decoder, prompts, max_new_tokens, stop, pick, on_token)
+
+    def adapter_arrays(self) -> dict[str, np.ndarray]:
+        return to_numpy(self._adapter().arrays)
+
+    def load_adapter_arrays(self, arrays: dict[str, np.ndarray]) -> None:
+        lora = self._adapter()
+        lora.arrays = like(lora.arrays, arrays)
+
+    def optimizer_arrays(self) -> dict[str, np.ndarray]:
+        m, v = (to_numpy(moments) for moments in (self._optimizer.m, self._optimizer.v))
+        return {f"m.{name}": array for name, array in m.items()} | {f"v.{n}": a for n, a in v.items()}
+
+    def load_optimizer_arrays(self, arrays: dict[str, np.ndarray], steps: int) -> None:
+        now = self._adapter().arrays
+        taken = like({f"{part}.{name}": now[name] for part in "mv" for name in now}, arrays) if arrays else {}
+        m, v = ({n[2:]: a for n, a in taken.items() if n.startswith(part)} for part in ("m.", "v."))
+        self._optimizer = AdamW(m, v, steps)
+
+    def memory(self) -> int:
+        if mx.metal.is_available():
+            return mx.get_peak_memory()
+        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+        return peak if sys.platform == "darwin" else peak * 1024  # Linux counts in KiB
+
+    def _adapter(self) -> Adapter:
+        if self._decoder.lora is None:
+            raise EngineError("there is no adapter on the model yet; call add_adapter first")
+        return self._decoder.lora
+
+
+class AdamW:
+    """torch.optim.AdamW: decoupled weight decay, moments corrected for their start at zero
+    (Loshchilov and Hutter, 2019, algorithm 2)."""
+
+    def __init__(self, m: Arrays | None = None, v: Arrays | None = None, updates: int = 0):
+        self.m, self.v, self.updates = m or {}, v or {}, updates
+
+    def update(self, arrays: Arrays, gradients: Arrays, settings: StepSettings) -> Arrays:
+        """The arrays after one more update."""
+        if not self.m:
+            self.m, self.v = ({name: mx.zeros_like(a) for name, a in arrays.items()} for _ in "mv")
+        self.updates += 1
+        (b1, b2), rate = BETAS, settings.learning_rate
+        unbias1, unbias2 = 1 - b1**self.updates, math.sqrt(1 - b2**self.updates)
+        result = {}
+        for name, g in gradients.items():
+            m = self.m[name] = b1 * self.m[name] + (1 - b1) * g
+            v = self.v[name] = b2 * self.v[name] + (1 - b2) * g * g
+            decayed = arrays[name] * (1 - rate * settings.weight_decay)
+            result[name] = decayed - (rate / unbias1) * m / (mx.sqrt(v) / unbias2 + EPSILON)
+        mx.eval(result, self.m, self.v)
+        return result
+
+
+def global_norm(gradients: Arrays) -> float:
+    """Length of all gradients taken as one vector."""
+    return math.sqrt(mx.sum(mx.stack([mx.sum(g * g) for g in gradients.values()])).item())
+
+
+def step_key(settings: StepSettings, micro_batch: int) -> mx.array:
+    """The key of all that is random in one micro-batch: a step taken again draws the same."""
+    entropy = np.random.SeedSequence([settings.seed, settings.step, micro_batch])
+    return mx.random.key(int(entropy.generate_state(1, np.uint64)[0]))
+
+
+def compute_dtype(dtype: str, machine: str, system: str) -> mx.Dtype:
+    """What "auto", "bf16" or "fp32" means on this machine."""
+    if dtype == "auto":
+        dtype = "bf16" if (machine, system) == ("arm64", "darwin") else "fp32"
+    known = {"bf16": mx.bfloat16, "fp32": mx.float32}
+    if dtype not in known:
+        raise EngineError(f"dtype {dtype!r} is unknown to the MLX engine; choose auto, bf16 or fp32")
+    return known[dtype]
+
+
+def wired_limit(device: Mapping[str, str | int]) -> int | None:
+    """Bytes that macOS is asked to keep in memory for the GPU: all it recommends, so that a model
+    near the limit is not paged out between steps. None where the device recommends nothing."""
+    size = device.get("max_recommended_working_set_size")
+    return int(size) if size else None
+
+
+@contextmanager
+def out_of_memory() -> Iterator[None]:
+    """Translate MLX's errors about memory; let all others through."""
+    try:
+        yield
+    except (RuntimeError, MemoryError) as error:
+        text = str(error)
+        if isinstance(error, MemoryError) or any(w in text for w in ("malloc", "Insufficient Memory", "OutOfMemory")):
+            raise OutOfMemory(
+                f"this does not fit into memory ({text}); make the batch, max_tokens or layers smaller"
+            ) from error
+        raise
+
+
+def like(expected: Arrays, arrays: Mapping[str, np.ndarray]) -> Arrays:
+    """``arrays`` on MLX in float32. Raises `EngineError` unless names and shapes are the expected ones."""
+    if different := sorted(expected.keys() ^ arrays.keys()):
+        raise EngineError(f"these arrays belong to another adapter: {different[0]} is on one side only")
+    for name, array in arrays.items():
+        if expected[name].shape != array.shape:
+            raise EngineError(f"{name} is {array.shape}, this adapter needs {expected[name].shape}")
+    return {name: mx.array(arrays[name].astype(np.float32)) for name in expected}
+
+
+def to_numpy(arrays: Arrays) -> dict[str, np.ndarray]:
+    return {name: np.array(array) for name, array in arrays.items()}

@@ -1,0 +1,259 @@
+"""A dense, llama-like decoder on frozen weights, written out: load, forward, forward with a cache."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+from safetensors import safe_open
+from torch import Tensor
+
+from tunesmith.engines.torch_functions import Attention, Gated, HeadLoss, LoraLinear, RmsNorm, Rotate, turn
+from tunesmith.models.architecture import Architecture, Rope
+from tunesmith.models.weights import tensor_index
+
+GROUPS = {
+    "qkv": ("q_proj", "k_proj", "v_proj"),
+    "o": ("o_proj",),
+    "gate_up": ("gate_proj", "up_proj"),
+    "down": ("down_proj",),
+}
+"""Projections of the same input, multiplied as one matrix."""
+
+
+@dataclass
+class Linear:
+    """Frozen weight [out, in] of one group, and its bias."""
+
+    weight: Tensor
+    bias: Tensor | None = None
+
+
+@dataclass
+class Update:
+    """The low-rank update of one group: a [rank, in], b [out, rank] in the compute type."""
+
+    a: Tensor
+    b: Tensor
+    scale: float
+    dropout: float = 0.0
+    generator: torch.Generator | None = None
+
+
+Updates = dict[tuple[int, str], Update]
+"""By layer and group; layers and groups without an update are the base."""
+
+
+@dataclass
+class Layer:
+    linear: dict[str, Linear]
+    norm: dict[str, Tensor]
+
+
+@dataclass
+class Cache:
+    """Keys and values of what was read so far, one [rows, groups, room, size] a layer."""
+
+    keys: list[Tensor]
+    values: list[Tensor]
+    length: int = 0
+
+    def keep(self, rows: Tensor) -> None:
+        """Drop the rows that are finished."""
+        self.keys = [k.index_select(0, rows) for k in self.keys]
+        self.values = [v.index_select(0, rows) for v in self.values]
+
+
+class Decoder:
+    """Base weights on one device in one type, and how they are applied."""
+
+    def __init__(self, folder: Path, arch: Architecture, dtype: torch.dtype, device: torch.device) -> None:
+        self.arch, self.dtype, self.device = arch, dtype, device
+        reader = _Reader(folder, dtype, device)
+        self.embedding = reader("model.embed_tokens.weight")
+        self.layers = [self._layer(reader, i) for i in range(arch.layers)]
+        self.norm = self._norm(reader, "model.norm.weight")
+        self.head = self.embedding if arch.tied else reader("lm_head.weight")
+        self._tables: dict[tuple[Rope, int], tuple[Tensor, Tensor]] = {}
+        self._masks: dict[tuple[int, int | None], Tensor] = {}
+
+    def _layer(self, read: _Reader, i: int) -> Layer:
+        at, arch = f"model.layers.{i}.", self.arch
+        places = {"qkv": "self_attn", "o": "self_attn", "gate_up": "mlp", "down": "mlp"}
+        biased = {"qkv": arch.qkv_bias, "o": arch.o_bias, "gate_up": arch.mlp_bias, "down": arch.mlp_bias}
+        linear = {}
+        for group, names in GROUPS.items():
+            stems = [f"{at}{places[group]}.{name}" for name in names]
+            bias = torch.cat([read(s + ".bias") for s in stems]) if biased[group] else None
+            linear[group] = Linear(torch.cat([read(s + ".weight") for s in stems]), bias)
+        norm = {"attention": "input_layernorm", "mlp": "post_attention_layernorm"}
+        if arch.sandwich_norms:
+            norm |= {"after_attention": "post_attention_layernorm", "mlp": "pre_feedforward_layernorm",
+                     "after_mlp": "post_feedforward_layernorm"}  # fmt: skip
+        if arch.qk_norm:
+            norm |= {"q": "self_attn.q_norm", "k": "self_attn.k_norm"}
+        return Layer(linear, {key: self._norm(read, f"{at}{name}.weight") for key, name in norm.items()})
+
+    def _norm(self, read: _Reader, name: str) -> Tensor:
+        return (read(name).float() + self.arch.norm_offset).to(self.dtype)
+
+    # -- forward ---------------------------------------------------------------------------------
+
+    def hidden(self, ids: Tensor, updates: Updates) -> Tensor:
+        """Last hidden states [rows * length, width] of ids [rows, length], the final norm applied."""
+        rows, length = ids.shape
+        x = self._embed(ids)
+        for i, layer in enumerate(self.layers):
+            cos, sin = self._rotation(self.arch.rope_of(i), length)
+            mask = self._mask(length, self.arch.windows[i])
+            q, k, v = self._queries(x, i, updates, (rows, length))
+            q, k = Rotate.apply(q, cos, sin), Rotate.apply(k, cos, sin)
+            o = Attention.apply(q, k, v.transpose(1, 2).contiguous(), mask, self.arch.query_scale)
+            x = self._rest(x, o.transpose(1, 2).reshape(rows * length, -1), i, layer, updates)
+        return RmsNorm.apply(x, self.norm, self.arch.norm_eps)
+
+    def losses(self, ids: Tensor, learn: Tensor, updates: Updates) -> tuple[Tensor, Tensor]:
+        """Negative log-likelihood (float32, nats) of every learned token, and the row each is of."""
+        rows, at = learn.nonzero(as_tuple=True)
+        positions = rows * ids.shape[1] + at - 1  # the token before predicts it
+        hidden = self.hidden(ids, updates)
+        return HeadLoss.apply(hidden, positions, ids[rows, at], self.head), rows
+
+    def read(self, ids: Tensor, pads: Tensor, cache: Cache, updates: Updates) -> Tensor:
+        """Logits [rows, vocabulary] after the last of ids [rows, n], which the cache takes in.
+
+        Rows are padded on the left: pads [rows] says by how much.
+        """
+        rows, n = ids.shape
+        start, end = cache.length, cache.length + n
+        at = torch.arange(start, end, device=self.device)
+        positions = (at[None] - pads[:, None]).clamp_(min=0)
+        x = self._embed(ids)
+        for i, layer in enumerate(self.layers):
+            cos, sin = (t[positions][:, None] for t in self._rotation(self.arch.rope_of(i), end))
+            q, k, v = self._queries(x, i, updates, (rows, n))
+            q = turn(q.transpose(1, 2), cos, sin, q.new_empty(rows, q.shape[2], n, q.shape[3]))
+            turn(k.transpose(1, 2), cos, sin, cache.keys[i][:, :, start:end])
+            cache.values[i][:, :, start:end] = v.transpose(1, 2)
+            o = F.scaled_dot_product_attention(
+                q, cache.keys[i][:, :, :end], cache.values[i][:, :, :end],
+                attn_mask=self._cached_mask(at, pads, end, self.arch.windows[i]),
+                scale=self.arch.query_scale, enable_gqa=True,
+            )  # fmt: skip
+            x = self._rest(x, o.transpose(1, 2).reshape(rows * n, -1), i, layer, updates)
+        cache.length = end
+        last = x.view(rows, n, -1)[:, -1]
+        return F.linear(RmsNorm.apply(last, self.norm, self.arch.norm_eps), self.head).float()
+
+    def new_cache(self, rows: int, room: int) -> Cache:
+        """An empty cache for ``room`` tokens a row."""
+        shape = (rows, self.arch.kv_heads, room, self.arch.head_dim)
+
+        def empty() -> list[Tensor]:
+            return [torch.zeros(shape, dtype=self.dtype, device=self.device) for _ in self.layers]
+
+        return Cache(empty(), empty())
+
+    # -- parts of a layer ------------------------------------------------------------------------
+
+    def _embed(self, ids: Tensor) -> Tensor:
+        x = F.embedding(ids.reshape(-1), self.embedding)
+        return x * torch.tensor(self.arch.embedding_scale, dtype=self.dtype) if self.arch.embedding_scale != 1 else x
+
+    def _queries(self, x: Tensor, i: int, updates: Updates, shape: tuple[int, int]) -> tuple[Tensor, Tensor, Tensor]:
+        """q, k, v [rows, length, heads or groups, size], not yet rotated."""
+        arch, layer = self.arch, self.layers[i]
+        normed = RmsNorm.apply(x, layer.norm["attention"], arch.norm_eps)
+        qkv = self._linear(normed, i, "qkv", updates).view(*shape, -1, arch.head_dim)
+        q, k, v = qkv.split([arch.heads, arch.kv_heads, arch.kv_heads], 2)
+        if arch.qk_norm:
+            q = RmsNorm.apply(q, layer.norm["q"], arch.norm_eps)
+            k = RmsNorm.apply(k, layer.norm["k"], arch.norm_eps)
+        return q, k, v
+
+    def _rest(self, x: Tensor, attended: Tensor, i: int, layer: Layer, updates: Updates) -> Tensor:
+        """Everything after attention: its projection, the MLP, both residuals."""
+        eps = self.arch.norm_eps
+        o = self._linear(attended, i, "o", updates)
+        if self.arch.sandwich_norms:
+            o = RmsNorm.apply(o, layer.norm["after_attention"], eps)
+        x = x + o
+        both = self._linear(RmsNorm.apply(x, layer.norm["mlp"], eps), i, "gate_up", updates)
+        y = self._linear(Gated.apply(both, self.arch.activation), i, "down", updates)
+        if self.arch.sandwich_norms:
+            y = RmsNorm.apply(y, layer.norm["after_mlp"], eps)
+        return x + y
+
+    def _linear(self, x: Tensor, i: int, group: str, updates: Updates) -> Tensor:
+        linear, update = self.layers[i].linear[group], updates.get((i, group))
+        if update is None:
+            return F.linear(x, linear.weight, linear.bias)
+        keep = None
+        if update.dropout and update.generator is not None:
+            keep = torch.empty_like(x).bernoulli_(1 - update.dropout, generator=update.generator)
+            keep.div_(1 - update.dropout)
+        return LoraLinear.apply(x, linear.weight, linear.bias, update.a, update.b, update.scale, keep)
+
+    # -- tables ----------------------------------------------------------------------------------
+
+    def _rotation(self, rope: Rope, length: int) -> tuple[Tensor, Tensor]:
+        """cos and sin [length, head_dim/2] in the compute type; computed in steps of 256 positions."""
+        room = -(-length // 256) * 256
+        if (rope, room) not in self._tables:
+            angles = torch.outer(torch.arange(room, dtype=torch.float32), frequencies(rope, self.arch.head_dim))
+            self._tables[rope, room] = (angles.cos().to(self.device, self.dtype),
+                                        angles.sin().to(self.device, self.dtype))  # fmt: skip
+        cos, sin = self._tables[rope, room]
+        return cos[:length], sin[:length]
+
+    def _mask(self, length: int, window: int | None) -> Tensor:
+        if (length, window) not in self._masks:
+            if len(self._masks) > 64:  # one for each length of a batch; old ones go
+                self._masks.clear()
+            at = torch.arange(length, device=self.device)
+            self._masks[length, window] = _bias(_seen(at, at, window), self.dtype)
+        return self._masks[length, window]
+
+    def _cached_mask(self, at: Tensor, pads: Tensor, end: int, window: int | None) -> Tensor:
+        keys = torch.arange(end, device=self.device)
+        seen = _seen(at, keys, window)[None] & (keys[None, None] >= pads[:, None, None])
+        # A padded position sees nothing; softmax needs one place to look, and its result is not used.
+        seen = seen | (at[:, None] == keys[None])[None]
+        return _bias(seen, self.dtype)[:, None]
+
+
+def _seen(queries: Tensor, keys: Tensor, window: int | None) -> Tensor:
+    seen = keys[None] <= queries[:, None]
+    return seen if window is None else seen & (keys[None] > queries[:, None] - window)
+
+
+def _bias(seen: Tensor, dtype: torch.dtype) -> Tensor:
+    return torch.zeros(seen.shape, dtype=dtype, device=seen.device).masked_fill_(~seen, float("-inf"))
+
+
+def frequencies(rope: Rope, size: int) -> Tensor:
+    """Radians per position [size/2]. ``llama3`` stretches the slow ones, as in Meta's reference code."""
+    inverse = 1.0 / rope.theta ** (torch.arange(0, size, 2, dtype=torch.float32) / size)
+    if rope.kind == "linear":
+        return inverse / rope.factor
+    if rope.kind == "llama3":
+        turns = rope.original_length * inverse / (2 * math.pi)
+        smooth = (turns - rope.low_freq_factor) / (rope.high_freq_factor - rope.low_freq_factor)
+        smooth = smooth.clamp(0, 1)
+        return (1 - smooth) * inverse / rope.factor + smooth * inverse
+    return inverse
+
+
+class _Reader:
+    """Reads one tensor at a time, in the compute type."""
+
+    def __init__(self, folder: Path, dtype: torch.dtype, device: torch.device) -> None:
+        self.index, self.dtype, self.device = tensor_index(folder), dtype, device
+
+    def __call__(self, name: str) -> Tensor:
+        path, inner = self.index[name]
+        with safe_open(path, framework="pt") as file:
+            return file.get_tensor(inner).to(self.device, self.dtype)

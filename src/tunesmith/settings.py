@@ -1,0 +1,254 @@
+"""What a person may set: one frozen object behind the recipe file, the flags and Python.
+
+Each field stands with its default, its help beneath it. Nothing else in the package holds a default.
+"""
+
+from __future__ import annotations
+
+import difflib
+import tomllib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
+
+from tunesmith.errors import RecipeError
+
+
+class Section(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True, hide_input_in_errors=True)
+
+
+def _as_source(value: Any) -> Any:
+    return {"path": value} if isinstance(value, str | Path) else value
+
+
+class SourceTable(Section):
+    path: str
+    """The file, relative to data.folder."""
+    kind: Literal["auto", "wikisql"] = "auto"
+    """What the file holds: "auto" reads rows as JSON or JSONL; "wikisql" reads WikiSQL's own format."""
+    tables: str | None = None
+    """For kind "wikisql": the file with the tables."""
+    limit: Annotated[int, Field(ge=1)] | None = None
+    """Read only that many rows from the top."""
+
+
+Source = Annotated[SourceTable, BeforeValidator(_as_source)]
+Part = Annotated[float, Field(ge=0, lt=1)] | tuple[Source, ...]
+
+
+class ModelSettings(Section):
+    name: str = "starter"
+    """The base model: "starter", a folder in Hugging Face's layout, or a .gguf file."""
+    engine: Literal["auto", "torch", "mlx"] = "auto"
+    """What computes: "auto" takes mlx on Apple silicon, torch elsewhere."""
+    precision: Literal["auto", "bf16", "fp32"] = "auto"
+    """Type of the base weights; "auto" takes the one this machine multiplies fastest."""
+
+
+class SplitSettings(Section):
+    valid: Part = 0.1
+    """Share of the rows kept out to choose the best checkpoint, or files of their own."""
+    test: Part = 0.1
+    """Share of the rows kept out to measure the result, or files of their own."""
+
+
+class DataSettings(Section):
+    sources: tuple[Source, ...] = ()
+    """Files of rows: paths, or tables such as {path = "dev.jsonl", kind = "wikisql", tables = "dev.tables.jsonl"}."""
+    folder: str = ""
+    """Where relative paths start; empty: the recipe's own folder."""
+    split: SplitSettings = SplitSettings()
+    """How rows are divided; the same row always falls on the same side."""
+    system: str = ""
+    """A system message for rows that have none."""
+    max_tokens: Annotated[int, Field(ge=8)] = 2048
+    """Longer rows are cut, and listed in dataset/report.json."""
+    seed: int = 0
+    """Draws another division into train, valid and test."""
+
+
+Module = Literal["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
+
+
+class LoraSettings(Section):
+    rank: Annotated[int, Field(ge=1)] = 8
+    """Rank of the update: how much can be learned, and how large the adapter gets."""
+    alpha: Annotated[float, Field(gt=0)] = 16.0
+    """The update is scaled by alpha / rank."""
+    dropout: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    """Share of the update's inputs set to zero while training."""
+    modules: Annotated[tuple[Module, ...], Field(min_length=1)] = (
+        "q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")  # fmt: skip
+    """Which projections of a layer learn."""
+
+
+class TrainSettings(Section):
+    epochs: Annotated[int, Field(ge=1)] = 3
+    """How often every row is seen."""
+    steps: Annotated[int, Field(ge=1)] | None = None
+    """Stop after that many optimizer steps instead of after epochs."""
+    batch: Annotated[int, Field(ge=1)] = 8
+    """Rows in an optimizer step."""
+    micro_batch: Annotated[int, Field(ge=1)] | None = None
+    """Rows computed at once; less than batch saves memory and changes nothing else."""
+    learning_rate: Annotated[float, Field(gt=0)] = 2e-4
+    """Peak learning rate."""
+    schedule: Literal["cosine", "linear", "constant"] = "cosine"
+    """How the learning rate falls to zero after the warm-up."""
+    warmup: Annotated[float, Field(ge=0, lt=1)] = 0.05
+    """Share of the steps in which the learning rate rises from zero."""
+    weight_decay: Annotated[float, Field(ge=0)] = 0.0
+    """AdamW's weight decay."""
+    clip: Annotated[float, Field(gt=0)] | None = 1.0
+    """Gradients longer than that are shortened to it."""
+    layers: Annotated[int, Field(ge=1)] | Literal["all"] = "all"
+    """Train the top k layers, or "all"."""
+    lora: LoraSettings = LoraSettings()
+    """The shape of the adapter."""
+    validate_every: Annotated[int, Field(ge=1)] | None = None
+    """Steps between validations, each with a checkpoint that is kept; empty: ten in a run."""
+    save_minutes: Annotated[float, Field(gt=0)] = 2.0
+    """A crash loses at most that many minutes."""
+    patience: Annotated[int, Field(ge=1)] | None = None
+    """Stop after that many validations without a better loss; empty: never."""
+    seed: int = 0
+    """Draws another adapter to start from and another order of rows."""
+
+
+class LossTask(Section):
+    kind: Literal["loss"] = "loss"
+
+
+class SqlTaskSettings(Section):
+    kind: Literal["sql"] = "sql"
+    database: str | None = None
+    """An .sql script or an SQLite file that all questions are about."""
+    tables: str | None = None
+    """Or WikiSQL's tables, one of which each question is about."""
+
+
+def _as_task(value: Any) -> Any:
+    return {"kind": value} if isinstance(value, str) else value
+
+
+Task = Annotated[LossTask | SqlTaskSettings, Field(discriminator="kind"), BeforeValidator(_as_task)]
+
+
+class EvaluateSettings(Section):
+    tasks: tuple[Task, ...] = (LossTask(),)
+    """What is measured on the test rows: "loss", or tables such as {kind = "sql", database = "shop.sql"}."""
+    checkpoints: bool = True
+    """Measure the loss of every checkpoint, not only of the base and the result."""
+    max_new_tokens: Annotated[int, Field(ge=1)] = 128
+    """Longest answer that a model may give."""
+    batch: Annotated[int, Field(ge=1)] = 32
+    """Rows computed at once."""
+
+
+class Recipe(Section):
+    """Everything about one run. Only ``[data] sources`` is required."""
+
+    model: ModelSettings = ModelSettings()
+    data: DataSettings = DataSettings()
+    train: TrainSettings = TrainSettings()
+    evaluate: EvaluateSettings = EvaluateSettings()
+
+    def folder(self) -> Path:
+        """Where the paths of sources and tasks start."""
+        return Path(self.data.folder)
+
+
+def read_recipe(path: Path, overrides: Mapping[str, Any] | None = None) -> Recipe:
+    """The recipe in a TOML file, with overrides by dotted name (``{"train.epochs": 3}``).
+
+    Raises `RecipeError` when the file is missing, is not TOML, or holds a setting that is unknown,
+    missing or out of range; the message names the nearest right one.
+    """
+    try:
+        values = tomllib.loads(path.read_text(encoding="utf-8-sig"))
+    except FileNotFoundError:
+        raise RecipeError(f"there is no recipe {path}; `tunesmith demo` shows one at work") from None
+    except IsADirectoryError:
+        raise RecipeError(f"{path} is a folder; name the recipe file in it") from None
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise RecipeError(f"{path} is not TOML: {error}") from None
+    return make_recipe(values, overrides, where=str(path), folder=path.parent)
+
+
+def make_recipe(values: Mapping[str, Any], overrides: Mapping[str, Any] | None = None,
+                where: str = "the recipe", folder: Path = Path()) -> Recipe:  # fmt: skip
+    """A recipe from a nested mapping; ``folder`` is where data.folder and a model's path start."""
+    merged = _copy(values)
+    for name, value in (overrides or {}).items():
+        _put(merged, name.split("."), value)
+    try:
+        recipe = Recipe.model_validate(merged)
+    except ValidationError as error:
+        raise RecipeError(f"{where}: {_sentence(error)}") from None
+    if not recipe.data.sources:
+        raise RecipeError(f'{where}: data.sources is missing; name your files, as in sources = ["rows.jsonl"]')
+    data = recipe.data.model_copy(update={"folder": str((folder / recipe.data.folder).resolve())})
+    name = folder / recipe.model.name
+    model = recipe.model.model_copy(update={"name": str(name.resolve())}) if name.exists() else recipe.model
+    return recipe.model_copy(update={"data": data, "model": model})
+
+
+def parse_value(text: str) -> Any:
+    """A flag's value as TOML would read it; what is no TOML is a plain string."""
+    try:
+        return tomllib.loads(f"value = {text}")["value"]
+    except tomllib.TOMLDecodeError:
+        return text
+
+
+def every_field(section: type[Section] = Recipe, prefix: str = "") -> dict[str, tuple[Any, str]]:
+    """Dotted name -> (default, help) of every setting: for help pages, and for the test that none is dead."""
+    fields: dict[str, tuple[Any, str]] = {}
+    for name, field in section.model_fields.items():
+        if isinstance(field.default, Section):
+            fields |= every_field(type(field.default), f"{prefix}{name}.")
+        else:
+            fields[prefix + name] = (field.default, field.description or "")
+    return fields
+
+
+def _copy(values: Mapping[str, Any]) -> dict[str, Any]:
+    return {k: _copy(v) if isinstance(v, Mapping) else v for k, v in values.items()}
+
+
+def _put(values: dict[str, Any], path: list[str], value: Any) -> None:
+    for part in path[:-1]:
+        inner = values.setdefault(part, {})
+        if not isinstance(inner, dict):
+            inner = values[part] = {}
+        values = inner
+    values[path[-1]] = value
+
+
+def _sentence(error: ValidationError) -> str:
+    """pydantic's first error, as one sentence that says what to do."""
+    first = error.errors()[0]
+    path = [str(part) for part in first["loc"] if _is_name(part)]
+    name = ".".join(path)
+    if first["type"] == "extra_forbidden":
+        near = _nearest(path)
+        return f"{name} is not a setting" + (f"; did you mean {near}?" if near else "")
+    return f"{name}: {first['msg'][0].lower()}{first['msg'][1:]}"
+
+
+def _is_name(part: int | str) -> bool:
+    """pydantic also names the branches of unions, such as "tuple[...]" or "function-before"."""
+    return isinstance(part, int) or part.isidentifier() and part not in ("float", "int", "str", "none")
+
+
+def _nearest(path: list[str]) -> str | None:
+    everything = [*every_field(), *Recipe.model_fields]
+    close = difflib.get_close_matches(".".join(path), everything, 1, cutoff=0.6)
+    if close:
+        return close[0]
+    by_last = {name.rsplit(".", 1)[-1]: name for name in everything}
+    close = difflib.get_close_matches(path[-1], by_last, 1, cutoff=0.6)
+    return by_last[close[0]] if close else None

@@ -1,0 +1,284 @@
+"""The MLX engine agrees with transformers, peft and torch's AdamW."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+pytest.importorskip("mlx.core")
+pytest.importorskip("mlx_lm")
+
+import mlx.core as mx
+import tiny
+from reference import Reference, base_logits, greedy, peft_logits, write_adapter
+
+from tunesmith.engines import mlx_decoder
+from tunesmith.engines.adapter import fresh
+from tunesmith.engines.base import LORA_MODULES, Batch, LoraShape, StepSettings
+from tunesmith.engines.mlx_engine import MlxEngine, compute_dtype, out_of_memory, wired_limit
+from tunesmith.errors import EngineError, ModelError, OutOfMemory, TrainingError
+from tunesmith.models.architecture import read_architecture
+
+IDS = tiny.rows(1, seed=5, longest=40)[0][0] + list(range(20, 40))  # longer than the windows
+
+
+def engine_of(family: str = "llama", shape: LoraShape | None = None, seed: int = 3) -> MlxEngine:
+    folder = tiny.tiny(family)
+    engine = MlxEngine(folder, read_architecture(folder), "fp32")
+    if shape:
+        engine.add_adapter(shape, seed)
+    return engine
+
+
+def settings(step: int, **more: float) -> StepSettings:
+    return StepSettings(step=step, learning_rate=5e-3 * (1 - step / 100), **more)  # type: ignore[arg-type]
+
+
+def train(engine: MlxEngine, first: int, last: int) -> list[float]:
+    plan = tiny.steps(last)
+    return [engine.step(plan[i], settings(i + 1)).loss for i in range(first, last)]
+
+
+@pytest.mark.parametrize("family", tiny.FAMILIES)
+def test_logits_are_those_of_transformers(family: str) -> None:
+    ours, theirs = engine_of(family).logits(IDS), base_logits(tiny.tiny(family), IDS)
+    assert ours.dtype == np.float32
+    assert np.abs(theirs).max() > 1
+    np.testing.assert_allclose(ours, theirs, atol=1e-4)
+
+
+@pytest.mark.parametrize("decay", [0.0, 0.1])
+def test_thirty_losses_are_those_of_peft_and_torch(decay: float) -> None:
+    shape = LoraShape(rank=4, alpha=8)
+    folder = tiny.tiny("llama")
+    theirs = Reference(folder, shape, fresh(read_architecture(folder), shape, 3), decay)
+    engine = engine_of(shape=shape)
+    clipped = 0
+    for i, micro_batches in enumerate(tiny.steps(30), start=1):
+        mine = engine.step(micro_batches, settings(i, weight_decay=decay))
+        other = theirs.step(micro_batches, settings(i))
+        assert mine.loss == pytest.approx(other.loss, abs=1e-5), i
+        assert mine.gradient_norm == pytest.approx(other.gradient_norm, rel=1e-3), i
+        assert mine.tokens == other.tokens
+        clipped += mine.gradient_norm > 1
+    assert clipped > 0
+    for name, array in theirs.arrays().items():
+        np.testing.assert_allclose(engine.adapter_arrays()[name], array, atol=1e-3, err_msg=name)
+
+
+@pytest.mark.parametrize("family", ["mistral", "qwen2", "qwen3", "gemma3"])
+def test_losses_of_every_family_are_those_of_peft(family: str) -> None:
+    shape = LoraShape(rank=4, alpha=8)
+    folder = tiny.tiny(family)
+    theirs = Reference(folder, shape, fresh(read_architecture(folder), shape, 3))
+    engine = engine_of(family, shape)
+    for i, micro_batches in enumerate(tiny.steps(4), start=1):
+        mine, other = (e.step(micro_batches, settings(i)).loss for e in (engine, theirs))
+        assert mine == pytest.approx(other, abs=1e-5), i
+
+
+def test_a_trained_adapter_loads_in_peft(tmp_path: Path) -> None:
+    shape = LoraShape(rank=4, alpha=8, modules=("q_proj", "down_proj"), layers=3)
+    engine = engine_of(shape=shape)
+    train(engine, 0, 4)
+    folder = write_adapter(tmp_path, tiny.tiny("llama"), shape, engine.adapter_arrays())
+    theirs = peft_logits(tiny.tiny("llama"), folder, IDS)
+    np.testing.assert_allclose(engine.logits(IDS), theirs, atol=1e-4)
+    assert np.abs(theirs - engine.logits(IDS, adapter=False)).max() > 0.1
+
+
+def test_without_the_adapter_it_is_the_base() -> None:
+    engine = engine_of(shape=LoraShape())
+    base = engine.logits(IDS)  # B is zero
+    train(engine, 0, 3)
+    np.testing.assert_array_equal(engine.logits(IDS, adapter=False), base)
+
+
+@pytest.mark.parametrize("family", ["llama", "mistral", "gemma3"])
+def test_greedy_text_is_that_of_transformers_for_prompts_of_any_length(family: str) -> None:
+    prompts = [row for row, _ in tiny.rows(4, seed=8, longest=14)]
+    assert len({len(p) for p in prompts}) > 1
+    engine = engine_of(family)
+    free = engine.generate(prompts, max_new_tokens=10, stop=frozenset())
+    assert all(len(g.ids) == 10 and not g.stopped for g in free)
+    stop = free[1].ids[4]  # one row ends early, the others go on
+    seen: list[tuple[int, int]] = []
+    results = engine.generate(
+        prompts, max_new_tokens=10, stop=frozenset({stop}), on_token=lambda *at: seen.append(at)
+    )
+    for row, (prompt, result) in enumerate(zip(prompts, results, strict=True)):
+        assert result.ids == greedy(tiny.tiny(family), prompt, 10, stop)
+        assert result.ids == [token for at, token in seen if at == row]
+        assert result.stopped == (len(result.ids) < 10)
+
+
+def test_sampling_repeats_by_seed_and_no_row_disturbs_another() -> None:
+    engine = engine_of()
+    prompts = [row for row, _ in tiny.rows(3, seed=9)]
+
+    def sample(rows: list[list[int]], seed: int) -> list[list[int]]:
+        out = engine.generate(rows, max_new_tokens=8, stop=frozenset(), temperature=1.0, seed=seed)
+        return [g.ids for g in out]
+
+    first = sample(prompts, 1)
+    assert sample(prompts, 1) == first
+    assert sample(prompts[:1], 1) == first[:1]
+    assert sample(prompts, 2) != first
+
+
+def test_sampling_follows_the_distribution() -> None:
+    engine = engine_of()
+    prompt, many = IDS[:5], 600
+    out = engine.generate([prompt] * many, max_new_tokens=1, stop=frozenset(), temperature=2.0, seed=4)
+    drawn = np.bincount([g.ids[0] for g in out], minlength=tiny.VOCABULARY) / many
+    weights = np.exp(engine.logits(prompt)[-1].astype(np.float64) / 2.0)
+    expected = weights / weights.sum()
+    assert np.abs(drawn - expected).max() < 4 * np.sqrt(expected.max() / many)
+
+
+def test_top_layers_only() -> None:
+    engine = engine_of(shape=LoraShape(rank=4, layers=2))
+    before = engine.adapter_arrays()
+    assert {name.split(".")[4] for name in before} == {"2", "3"}
+    assert len(before) == 2 * len(LORA_MODULES) * 2
+    train(engine, 0, 2)
+    after = engine.adapter_arrays()
+    assert all((after[name] != before[name]).any() for name in before)
+
+
+def test_training_goes_on_from_saved_arrays_as_if_never_stopped() -> None:
+    shape = LoraShape(rank=4, dropout=0.2)
+    engine = engine_of(shape=shape)
+    assert engine.optimizer_arrays() == {}
+    train(engine, 0, 3)
+    adapter, moments = engine.adapter_arrays(), engine.optimizer_arrays()
+    assert moments.keys() == {f"{part}.{name}" for part in "mv" for name in adapter}
+    rest = train(engine, 3, 6)
+    other = engine_of(shape=shape, seed=99)
+    other.load_adapter_arrays(adapter)
+    other.load_optimizer_arrays(moments, 3)
+    assert train(other, 3, 6) == rest
+    for name, array in other.adapter_arrays().items():
+        np.testing.assert_array_equal(array, engine.adapter_arrays()[name])
+
+
+def test_dropout_differs_by_step_and_micro_batch_and_is_off_outside_training() -> None:
+    batch = tiny.steps(1)[0][0]
+
+    def loss(step: int, micro_batches: list[Batch], dropout: float = 0.5) -> float:
+        engine = engine_of(shape=LoraShape(rank=4, dropout=dropout))
+        arrays = engine.adapter_arrays()
+        engine.load_adapter_arrays({name: array + 0.1 for name, array in arrays.items()})  # B not zero
+        value = engine.step(micro_batches, settings(step)).loss
+        assert engine.logits(IDS).tobytes() == engine.logits(IDS).tobytes()
+        return value
+
+    assert loss(1, [batch]) == loss(1, [batch])
+    assert loss(1, [batch]) != loss(2, [batch])
+    assert loss(1, [batch]) != pytest.approx(loss(1, [batch, batch]), abs=1e-4)
+    assert loss(1, [batch], 0.0) == pytest.approx(loss(2, [batch, batch], 0.0), abs=1e-5)
+
+
+def test_losses_are_those_of_the_logits_row_by_row() -> None:
+    engine = engine_of(shape=LoraShape(rank=4))
+    train(engine, 0, 2)
+    rows = [*tiny.rows(4, seed=2), ([5, 6, 7], [False] * 3)]
+    sums, counts = engine.losses(Batch.of(rows))
+    assert (sums.dtype, counts.dtype) == (np.float64, np.int64)
+    for (ids, learn), total, count in zip(rows, sums, counts, strict=True):
+        logits = engine.logits(ids).astype(np.float64)
+        nll = np.log(np.exp(logits).sum(-1))[:-1] - logits[np.arange(len(ids) - 1), ids[1:]]
+        assert count == sum(learn[1:])
+        assert total == pytest.approx(nll[np.array(learn[1:])].sum(), abs=1e-4)
+
+
+def test_the_head_in_pieces_gives_the_same_step(monkeypatch: pytest.MonkeyPatch) -> None:
+    shape = LoraShape(rank=4)
+    whole = train(engine_of(shape=shape), 0, 3)
+    monkeypatch.setattr(mlx_decoder, "HEAD_BYTES", 4 * tiny.VOCABULARY * 3)
+    assert train(engine_of(shape=shape), 0, 3) == pytest.approx(whole, abs=1e-5)
+
+
+def test_padding_changes_nothing() -> None:
+    engine = engine_of("gemma3", LoraShape(rank=4))
+    short, long = tiny.rows(1, seed=3, longest=9)[0], (IDS, [True] * len(IDS))
+    alone, _ = engine.losses(Batch.of([short]))
+    padded, _ = engine.losses(Batch.of([long, short]))
+    assert padded[1] == pytest.approx(alone[0], abs=1e-5)
+
+
+def test_bf16_computes_near_fp32_and_keeps_float32_masters() -> None:
+    folder = tiny.tiny("llama")
+    engine = MlxEngine(folder, read_architecture(folder), "bf16")
+    engine.add_adapter(LoraShape(rank=4), 3)
+    exact = train(engine_of(shape=LoraShape(rank=4)), 0, 3)
+    assert train(engine, 0, 3) == pytest.approx(exact, rel=0.03)
+    assert {a.dtype for a in engine.adapter_arrays().values()} == {np.dtype(np.float32)}
+    assert {a.dtype for a in engine.optimizer_arrays().values()} == {np.dtype(np.float32)}
+
+
+def test_auto_is_bf16_on_apple_silicon_only() -> None:
+    assert compute_dtype("auto", "arm64", "darwin") == mx.bfloat16
+    assert compute_dtype("auto", "x86_64", "linux") == mx.float32
+    assert compute_dtype("fp32", "arm64", "darwin") == mx.float32
+    with pytest.raises(EngineError, match="fp8"):
+        compute_dtype("fp8", "arm64", "darwin")
+
+
+def test_the_wired_limit_is_what_the_device_recommends() -> None:
+    assert wired_limit({"max_recommended_working_set_size": 11453251584}) == 11453251584
+    assert wired_limit({"architecture": "x86_64"}) is None
+
+
+def test_a_loss_that_is_not_finite_changes_nothing() -> None:
+    engine = engine_of(shape=LoraShape(rank=4))
+    arrays = engine.adapter_arrays()
+    arrays[next(iter(arrays))][:] = np.inf
+    engine.load_adapter_arrays(arrays)
+    result = engine.step(tiny.steps(1)[0], settings(1))
+    assert not np.isfinite(result.loss)
+    assert engine.optimizer_arrays() == {}
+    np.testing.assert_array_equal(engine.adapter_arrays()[name := next(iter(arrays))], arrays[name])
+
+
+def test_mistakes_are_said_in_words() -> None:
+    engine = engine_of()
+    with pytest.raises(EngineError, match="add_adapter"):
+        engine.step(tiny.steps(1)[0], settings(1))
+    engine.add_adapter(LoraShape(rank=4), 0)
+    with pytest.raises(TrainingError, match="no row with a token to learn"):
+        engine.step([Batch.of([([1, 2], [False, False])])], settings(1))
+    with pytest.raises(EngineError, match="another adapter"):
+        engine.load_adapter_arrays({})
+    with pytest.raises(EngineError, match="needs"):
+        engine.load_adapter_arrays({name: a[:1] for name, a in engine.adapter_arrays().items()})
+    with pytest.raises(EngineError, match="no tokens"):
+        engine.generate([[1], []], max_new_tokens=1, stop=frozenset())
+    assert engine.memory() > 1_000_000
+
+
+def test_memory_errors_of_mlx_become_ours() -> None:
+    with pytest.raises(OutOfMemory, match="smaller"), out_of_memory():
+        raise RuntimeError("[metal::malloc] Attempting to allocate 9 bytes")
+    with pytest.raises(RuntimeError, match="shapes"), out_of_memory():
+        raise RuntimeError("[matmul] shapes differ")
+
+
+def test_weights_that_do_not_fit_the_config_are_refused(tmp_path: Path) -> None:
+    from safetensors.numpy import load_file, save_file
+
+    source = tiny.tiny("llama")
+    arch = read_architecture(source)
+    tensors = load_file(source / "model.safetensors")
+    (tmp_path / "config.json").write_bytes((source / "config.json").read_bytes())
+
+    def refused(changed: dict[str, np.ndarray], match: str) -> None:
+        save_file(changed, tmp_path / "model.safetensors", {"format": "pt"})
+        with pytest.raises(ModelError, match=match):
+            MlxEngine(tmp_path, arch, "fp32")
+
+    refused({n: t for n, t in tensors.items() if n != "model.norm.weight"}, "lacks the tensor model.norm")
+    refused({**tensors, "model.layers.0.self_attn.q_proj.bias": np.zeros(48, np.float32)}, "q_proj.bias")
+    refused({**tensors, "model.norm.weight": np.zeros(3, np.float32)}, "config.json says")
