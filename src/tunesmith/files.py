@@ -128,12 +128,13 @@ def write_jsonl(path: Path, rows: Iterator[dict[str, Any]] | list[dict[str, Any]
     """`atomic_file` for one JSON object a line."""
     with atomic_file(path) as file:
         for row in rows:
-            file.write(json.dumps(row, ensure_ascii=False).encode("utf-8", "surrogatepass") + b"\n")
+            # Half a character, which UTF-8 cannot hold, is written as JSON's \\ud83d escape.
+            file.write(json.dumps(row, ensure_ascii=False).encode("utf-8", "backslashreplace") + b"\n")
 
 
 def read_jsonl(path: Path) -> Iterator[dict[str, Any]]:
     """The objects of a file that `write_jsonl` wrote."""
-    with path.open(encoding="utf-8", errors="surrogatepass") as file:
+    with path.open(encoding="utf-8") as file:
         for line in file:
             yield json.loads(line)
 

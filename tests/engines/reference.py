@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import functools
 import json
-from collections.abc import Sequence
+import warnings
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -21,16 +24,19 @@ def base_model(folder: Path) -> Any:
     return model.eval()
 
 
+_plain = functools.cache(base_model)  # for reading only: peft changes the model it is given
+
+
 def base_logits(folder: Path, ids: Sequence[int]) -> np.ndarray:
     """float32 [length, vocabulary]."""
-    return _logits(base_model(folder), ids)
+    return _logits(_plain(folder), ids)
 
 
 def greedy(folder: Path, prompt: Sequence[int], new: int, stop: int) -> list[int]:
     """transformers' greedy continuation of one prompt alone, the stop id left out."""
     import torch
 
-    model = base_model(folder)
+    model = _plain(folder)
     out = model.generate(
         torch.tensor([list(prompt)]),
         attention_mask=torch.ones(1, len(prompt), dtype=torch.long),
@@ -70,13 +76,14 @@ def peft_logits(base: Path, adapter: Path, ids: Sequence[int]) -> np.ndarray:
     """Logits of the base with an adapter folder on it, loaded by peft."""
     from peft import PeftModel
 
-    return _logits(PeftModel.from_pretrained(base_model(base), adapter).eval(), ids)
+    with _peft_quiet():
+        return _logits(PeftModel.from_pretrained(base_model(base), adapter).eval(), ids)
 
 
 class Reference:
     """A training run: the same steps as `Engine.step`, by other people's code."""
 
-    def __init__(self, base: Path, shape: LoraShape, arrays: dict[str, np.ndarray], weight_decay: float = 0.0):
+    def __init__(self, base: Path, shape: LoraShape, arrays: dict[str, np.ndarray]):
         import torch
         from peft import LoraConfig, get_peft_model
 
@@ -87,7 +94,8 @@ class Reference:
             target_modules=list(shape.modules),
             layers_to_transform=None if shape.layers is None else list(range(layers - shape.layers, layers)),
         )
-        self.model: Any = get_peft_model(base_model(base), config)
+        with _peft_quiet():
+            self.model: Any = get_peft_model(base_model(base), config)
         self._weights = {
             name.replace(".default", ""): weight
             for name, weight in self.model.named_parameters()
@@ -98,7 +106,7 @@ class Reference:
         with torch.no_grad():
             for name, weight in self._weights.items():
                 weight.copy_(torch.from_numpy(arrays[name]))
-        self._optimizer = torch.optim.AdamW(self._weights.values(), lr=1.0, weight_decay=weight_decay)
+        self._optimizer = torch.optim.AdamW(self._weights.values())
 
     def step(self, micro_batches: Sequence[Batch], settings: StepSettings) -> StepResult:
         import torch
@@ -112,7 +120,7 @@ class Reference:
             loss += share.item()
         norm = torch.nn.utils.clip_grad_norm_(self._weights.values(), settings.clip or float("inf"))
         for group in self._optimizer.param_groups:
-            group["lr"] = settings.learning_rate
+            group.update(lr=settings.learning_rate, weight_decay=settings.weight_decay)
         self._optimizer.step()
         return StepResult(loss, norm.item(), tokens)
 
@@ -127,6 +135,25 @@ class Reference:
         logits = self.model(input_ids=ids, attention_mask=attention.long()).logits[:, :-1]
         nll = torch.nn.functional.cross_entropy(logits.transpose(1, 2), ids[:, 1:], reduction="none")
         return nll[learn[:, 1:]]
+
+
+@contextmanager
+def one_thread() -> Iterator[None]:
+    """Torch on one thread: on tiny models and busy cores its threads wait for each other, 7 times as long."""
+    import torch
+
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+@contextmanager
+def _peft_quiet() -> Iterator[None]:
+    """peft 0.21 asks transformers 5 for an attribute by its old name; all other warnings are errors."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message=".*is_gradient_checkpointing.*", category=FutureWarning)
+        yield
 
 
 def _layers(base: Path) -> int:

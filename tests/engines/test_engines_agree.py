@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -12,6 +13,7 @@ pytest.importorskip("mlx_lm")
 pytest.importorskip("torch")
 
 import tiny
+from reference import one_thread
 
 from tunesmith.engines.base import Batch, Engine, LoraShape, StepSettings
 from tunesmith.engines.mlx_engine import MlxEngine
@@ -19,6 +21,12 @@ from tunesmith.engines.torch_engine import TorchEngine
 from tunesmith.models.architecture import read_architecture
 
 IDS = list(range(20, 50))
+
+
+@pytest.fixture(autouse=True)
+def _torch_on_one_thread() -> Iterator[None]:
+    with one_thread():
+        yield
 
 
 def both(family: str, shape: LoraShape | None = None) -> tuple[Engine, Engine]:

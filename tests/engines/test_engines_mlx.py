@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -12,7 +14,7 @@ pytest.importorskip("mlx_lm")
 
 import mlx.core as mx
 import tiny
-from reference import Reference, base_logits, greedy, peft_logits, write_adapter
+from reference import Reference, base_logits, greedy, one_thread, peft_logits, write_adapter
 
 from tunesmith.engines import mlx_decoder
 from tunesmith.engines.adapter import fresh
@@ -22,6 +24,12 @@ from tunesmith.errors import EngineError, ModelError, OutOfMemory, TrainingError
 from tunesmith.models.architecture import read_architecture
 
 IDS = tiny.rows(1, seed=5, longest=40)[0][0] + list(range(20, 40))  # longer than the windows
+
+
+@pytest.fixture(autouse=True)
+def _torch_on_one_thread() -> Iterator[None]:
+    with one_thread():
+        yield
 
 
 def engine_of(family: str = "llama", shape: LoraShape | None = None, seed: int = 3) -> MlxEngine:
@@ -53,12 +61,12 @@ def test_logits_are_those_of_transformers(family: str) -> None:
 def test_thirty_losses_are_those_of_peft_and_torch(decay: float) -> None:
     shape = LoraShape(rank=4, alpha=8)
     folder = tiny.tiny("llama")
-    theirs = Reference(folder, shape, fresh(read_architecture(folder), shape, 3), decay)
+    theirs = Reference(folder, shape, fresh(read_architecture(folder), shape, 3))
     engine = engine_of(shape=shape)
     clipped = 0
     for i, micro_batches in enumerate(tiny.steps(30), start=1):
         mine = engine.step(micro_batches, settings(i, weight_decay=decay))
-        other = theirs.step(micro_batches, settings(i))
+        other = theirs.step(micro_batches, settings(i, weight_decay=decay))
         assert mine.loss == pytest.approx(other.loss, abs=1e-5), i
         assert mine.gradient_norm == pytest.approx(other.gradient_norm, rel=1e-3), i
         assert mine.tokens == other.tokens
@@ -164,21 +172,39 @@ def test_training_goes_on_from_saved_arrays_as_if_never_stopped() -> None:
         np.testing.assert_array_equal(array, engine.adapter_arrays()[name])
 
 
-def test_dropout_differs_by_step_and_micro_batch_and_is_off_outside_training() -> None:
+def test_dropout_is_drawn_from_seed_step_and_micro_batch_and_only_in_training() -> None:
     batch = tiny.steps(1)[0][0]
 
-    def loss(step: int, micro_batches: list[Batch], dropout: float = 0.5) -> float:
+    def loss(step: int, seed: int = 0, copies: int = 1, dropout: float = 0.5) -> float:
         engine = engine_of(shape=LoraShape(rank=4, dropout=dropout))
-        arrays = engine.adapter_arrays()
-        engine.load_adapter_arrays({name: array + 0.1 for name, array in arrays.items()})  # B not zero
-        value = engine.step(micro_batches, settings(step)).loss
-        assert engine.logits(IDS).tobytes() == engine.logits(IDS).tobytes()
+        arrays = {name: array + 0.1 for name, array in engine.adapter_arrays().items()}  # B not zero
+        engine.load_adapter_arrays(arrays)
+        value = engine.step([batch] * copies, StepSettings(step, learning_rate=0.0, seed=seed)).loss
+        plain = engine_of(shape=LoraShape(rank=4))
+        plain.load_adapter_arrays(arrays)
+        np.testing.assert_array_equal(engine.logits(IDS), plain.logits(IDS))
         return value
 
-    assert loss(1, [batch]) == loss(1, [batch])
-    assert loss(1, [batch]) != loss(2, [batch])
-    assert loss(1, [batch]) != pytest.approx(loss(1, [batch, batch]), abs=1e-4)
-    assert loss(1, [batch], 0.0) == pytest.approx(loss(2, [batch, batch], 0.0), abs=1e-5)
+    assert loss(1) == loss(1)
+    assert len({loss(1), loss(2), loss(1, seed=1), loss(1, copies=2)}) == 4
+    assert loss(1, dropout=0.0) == pytest.approx(loss(2, seed=1, copies=2, dropout=0.0), abs=1e-5)
+
+
+def test_dropout_keeps_the_mean_of_its_input() -> None:
+    lora = mlx_decoder.Adapter(LoraShape(dropout=0.25), {}, modules=[(0, "q_proj")])
+    lora.draw(mx.random.key(1))
+    dropped = np.array(lora.drop(0, mx.ones((100, 100))))
+    assert dropped.mean() == pytest.approx(1.0, abs=0.02)
+    assert (dropped == 0).mean() == pytest.approx(0.25, abs=0.02)
+
+
+def test_a_second_adapter_takes_the_place_of_the_first() -> None:
+    engine = engine_of(shape=LoraShape(rank=2, layers=3))
+    train(engine, 0, 3)
+    shape = LoraShape(rank=4, modules=("q_proj", "up_proj"), layers=2)
+    engine.add_adapter(shape, 5)
+    assert engine.optimizer_arrays() == {}
+    assert train(engine, 0, 3) == train(engine_of(shape=shape, seed=5), 0, 3)
 
 
 def test_losses_are_those_of_the_logits_row_by_row() -> None:
@@ -199,6 +225,25 @@ def test_the_head_in_pieces_gives_the_same_step(monkeypatch: pytest.MonkeyPatch)
     whole = train(engine_of(shape=shape), 0, 3)
     monkeypatch.setattr(mlx_decoder, "HEAD_BYTES", 4 * tiny.VOCABULARY * 3)
     assert train(engine_of(shape=shape), 0, 3) == pytest.approx(whole, abs=1e-5)
+
+
+def test_layers_run_again_on_the_way_back_when_memory_is_short(monkeypatch: pytest.MonkeyPatch) -> None:
+    shape = LoraShape(rank=4, dropout=0.1, layers=3)
+    kept = train(engine_of("mistral", shape), 0, 3)
+    engine, again = engine_of("mistral", shape), []
+    monkeypatch.setattr(engine, "_room", 1000)
+    recomputed = mlx_decoder._recomputed
+    monkeypatch.setattr(mlx_decoder, "_recomputed", lambda *a: again.append(a[1]) or recomputed(*a))
+    assert train(engine, 0, 3) == pytest.approx(kept, abs=1e-6)
+    assert again
+    monkeypatch.setattr(engine, "_room", 1_000_000_000)
+    assert not engine._too_much_to_keep(tiny.steps(1)[0][0])
+
+
+def test_a_3b_model_with_8192_tokens_keeps_tens_of_gigabytes() -> None:
+    arch = replace(engine_of()._decoder.arch, width=3072, mlp_width=8192, heads=24, head_dim=128)
+    assert 30e9 < mlx_decoder.kept_bytes(arch, 28, 4, 2048, 2) < 100e9
+    assert mlx_decoder.kept_bytes(arch, 4, 4, 2048, 2) == mlx_decoder.kept_bytes(arch, 28, 4, 2048, 2) // 7
 
 
 def test_padding_changes_nothing() -> None:
@@ -264,6 +309,20 @@ def test_memory_errors_of_mlx_become_ours() -> None:
         raise RuntimeError("[metal::malloc] Attempting to allocate 9 bytes")
     with pytest.raises(RuntimeError, match="shapes"), out_of_memory():
         raise RuntimeError("[matmul] shapes differ")
+
+
+def test_a_step_that_does_not_fit_changes_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    shape = LoraShape(rank=4, dropout=0.1)
+    engine = engine_of(shape=shape)
+
+    def full(*_: object) -> mx.array:
+        raise RuntimeError("[malloc] Unable to allocate 9 bytes")
+
+    with monkeypatch.context() as broken:
+        broken.setattr(engine._decoder, "token_losses", full)
+        with pytest.raises(OutOfMemory):
+            engine.step(tiny.steps(1)[0], settings(1))
+    assert train(engine, 0, 2) == train(engine_of(shape=shape), 0, 2)
 
 
 def test_weights_that_do_not_fit_the_config_are_refused(tmp_path: Path) -> None:

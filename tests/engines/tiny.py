@@ -63,7 +63,7 @@ def _model(family: str) -> Any:
         return t.Qwen2ForCausalLM(t.Qwen2Config(**_COMMON, tie_word_embeddings=True))
     if family == "qwen3":
         return t.Qwen3ForCausalLM(t.Qwen3Config(**_COMMON, head_dim=16))
-    more = {"head_dim": 16, "sliding_window": 6, "query_pre_attn_scalar": 16}
+    more: dict[str, Any] = {"head_dim": 16, "sliding_window": 6, "query_pre_attn_scalar": 16}
     kinds = ["sliding_attention", "full_attention", "sliding_attention", "full_attention"]
     return t.Gemma3ForCausalLM(t.Gemma3TextConfig(**_COMMON, **more, layer_types=kinds))
 
@@ -83,4 +83,6 @@ def rows(count: int, seed: int, longest: int = 24) -> list[tuple[list[int], list
 def steps(count: int) -> list[list[Batch]]:
     """``count`` optimizer steps of two micro-batches of two rows; 8 rows come again and again."""
     pool = rows(8, seed=1)
-    return [[Batch.of([pool[(4 * i + 2 * j + k) % 8] for k in range(2)]) for j in range(2)] for i in range(count)]
+    return [
+        [Batch.of([pool[(4 * i + 2 * j + k) % 8] for k in range(2)]) for j in range(2)] for i in range(count)
+    ]

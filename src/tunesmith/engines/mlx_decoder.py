@@ -89,7 +89,6 @@ class Decoder:
         self.lora: Adapter | None = None
         self._model: Any = build(arch)
         _load(self._model, folder, dtype)
-        self._piece = mx.checkpoint(self._piece_losses)
 
     def put(self, shape: LoraShape, arrays: dict[str, mx.array]) -> Adapter:
         """Put an adapter on, in place of the one before."""
@@ -118,11 +117,14 @@ class Decoder:
         finally:
             self.lora.on = before
 
-    def hidden(self, ids: mx.array, caches: list[BatchKVCache] | None = None) -> mx.array:
+    def hidden(
+        self, ids: mx.array, caches: list[BatchKVCache] | None = None, *, recompute: bool = False
+    ) -> mx.array:
         """Token ids [rows, length] -> normed states [rows, length, width].
 
         Without caches rows are padded on the right; with them ids follow what the caches hold, and
-        padding is on the left, as the caches were told.
+        padding is on the left, as the caches were told. ``recompute`` keeps only what enters each
+        layer for the way back, and runs the layer again there.
         """
         body = self._model.model
         x = body.embed_tokens(ids)
@@ -130,7 +132,10 @@ class Decoder:
             x = x * mx.array(self.arch.embedding_scale, x.dtype)
         masks = {w: _mask(ids.shape[1], w, caches) for w in set(self.arch.windows)}
         for i, (layer, window) in enumerate(zip(body.layers, self.arch.windows, strict=True)):
-            x = layer(x, masks[window], caches[i] if caches else None)
+            if recompute and self.lora:
+                x = _recomputed(layer, i, self.lora, x, masks[window])
+            else:
+                x = layer(x, masks[window], caches[i] if caches else None)
         return body.norm(x)
 
     def head(self, hidden: mx.array) -> mx.array:
@@ -145,13 +150,40 @@ class Decoder:
         The head runs in pieces of `HEAD_BYTES`, and again on the way back instead of being kept.
         """
         rows = max(1, HEAD_BYTES // (4 * self.arch.vocabulary))
-        return mx.concatenate(
-            [self._piece(hidden[i : i + rows], targets[i : i + rows]) for i in range(0, len(targets), rows)]
-        )
+        starts = range(0, len(targets), rows)
+        return mx.concatenate([self._piece(hidden[i : i + rows], targets[i : i + rows]) for i in starts])
 
-    def _piece_losses(self, hidden: mx.array, targets: mx.array) -> mx.array:
-        logits = self.head(hidden)
-        return mx.logsumexp(logits, axis=-1) - mx.take_along_axis(logits, targets[:, None], axis=-1)[:, 0]
+    def _piece(self, hidden: mx.array, targets: mx.array) -> mx.array:
+        def losses(hidden: mx.array) -> mx.array:
+            logits = self.head(hidden)
+            return mx.logsumexp(logits, axis=-1) - mx.take_along_axis(logits, targets[:, None], axis=-1)[:, 0]
+
+        return mx.checkpoint(losses)(hidden)
+
+
+def _recomputed(layer: Any, index: int, lora: Adapter, x: mx.array, mask: mx.array | str) -> mx.array:
+    """One layer as a function of its own adapter arrays and ``x``: what `mx.checkpoint` can differentiate."""
+    mine = f"{adapter.PREFIX}{index}."
+
+    def run(arrays: dict[str, mx.array], x: mx.array) -> mx.array:
+        before, lora.arrays = lora.arrays, arrays
+        try:
+            return layer(x, mask, None)
+        finally:
+            lora.arrays = before
+
+    return mx.checkpoint(run)({name: a for name, a in lora.arrays.items() if name.startswith(mine)}, x)
+
+
+def kept_bytes(arch: Architecture, layers: int, rows: int, length: int, size: int) -> int:
+    """About what the way back needs of ``layers`` trained layers when nothing is recomputed, in bytes.
+
+    A token leaves about 8 vectors of the model's width, 4 of the MLP's, 4 of the heads' together, and a
+    row of attention for each head, before and after the softmax (MLX's gradient does not fuse it);
+    ``size`` is bytes per element.
+    """
+    token = 8 * arch.width + 4 * arch.mlp_width + arch.heads * (4 * arch.head_dim + 2 * length)
+    return layers * rows * length * token * size
 
 
 def build(arch: Architecture) -> nn.Module:
@@ -213,10 +245,9 @@ def _load(model: nn.Module, folder: Path, dtype: mx.Dtype) -> None:
     """Fill ``model`` from the files of ``folder``, each tensor exactly once."""
     index = tensor_index(folder)
     wanted: dict[str, mx.array] = dict(tree_flatten(model.parameters()))
-    spare = {name for name in index if name.endswith("rotary_emb.inv_freq")} | {"lm_head.weight"}
     if missing := sorted(wanted.keys() - index.keys()):
         raise ModelError(f"{folder} lacks the tensor {missing[0]} ({len(missing)} in all); download it again")
-    if strange := sorted(index.keys() - wanted.keys() - spare):
+    if strange := sorted(index.keys() - wanted.keys() - {"lm_head.weight"}):  # some tied models keep a copy
         raise ModelError(f"{folder} has the tensor {strange[0]}, which its config.json does not account for")
     files: dict[Path, Any] = {path: mx.load(str(path)) for path, _ in index.values()}  # read when used
     found = {name: files[index[name][0]][index[name][1]] for name in wanted}
@@ -231,7 +262,9 @@ def _load(model: nn.Module, folder: Path, dtype: mx.Dtype) -> None:
 def _mask(length: int, window: int | None, caches: list[BatchKVCache] | None) -> mx.array | str:
     """Who sees whom: causal, not farther back than the window, not the padding on the left."""
     if caches is None:
-        return "causal" if window is None or window >= length else create_causal_mask(length, window_size=window)
+        return (
+            "causal" if window is None or window >= length else create_causal_mask(length, window_size=window)
+        )
     mask = caches[0].make_mask(length, window_size=window)
     total = mask.shape[-1]  # padding sees itself: a row of the softmax with nothing in it can be NaN
     return mask | mx.eye(length, total, k=total - length).astype(mx.bool_)

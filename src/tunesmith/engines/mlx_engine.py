@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 import platform
-import resource
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -13,9 +12,9 @@ from pathlib import Path
 import mlx.core as mx
 import numpy as np
 
-from tunesmith.engines.adapter import fresh
-from tunesmith.engines.base import Batch, Generation, LoraShape, StepResult, StepSettings
-from tunesmith.engines.mlx_decoder import Adapter, Decoder
+from tunesmith.engines.adapter import fresh, trained_layers
+from tunesmith.engines.base import Batch, Generation, LoraShape, StepResult, StepSettings, peak_memory
+from tunesmith.engines.mlx_decoder import Adapter, Decoder, kept_bytes
 from tunesmith.engines.mlx_generate import Picker, generate
 from tunesmith.errors import EngineError, OutOfMemory, TrainingError
 from tunesmith.models.architecture import Architecture
@@ -23,6 +22,8 @@ from tunesmith.models.architecture import Architecture
 BETAS, EPSILON = (0.9, 0.999), 1e-8
 CLIP_EPSILON = 1e-6
 """torch.nn.utils.clip_grad_norm_ divides by norm + 1e-6."""
+ROOM_USED = 0.6
+"""The part of memory left by the weights that layers may fill before they are recomputed instead."""
 
 Arrays = dict[str, mx.array]
 
@@ -37,10 +38,12 @@ class MlxEngine:
     name = "mlx"
 
     def __init__(self, folder: Path, arch: Architecture, dtype: str = "auto"):
-        if mx.metal.is_available() and (limit := wired_limit(mx.device_info())):
+        limit = wired_limit(mx.device_info()) if mx.metal.is_available() else None
+        if limit:
             mx.set_wired_limit(limit)
         with out_of_memory():
             self._decoder = Decoder(folder, arch, compute_dtype(dtype, platform.machine(), sys.platform))
+        self._room = limit - mx.get_active_memory() if limit else None
         self._optimizer = AdamW()
 
     def add_adapter(self, shape: LoraShape, seed: int) -> None:
@@ -54,7 +57,9 @@ class MlxEngine:
         lora = self._adapter()
         tokens = sum(batch.learned for batch in micro_batches)
         if not tokens:
-            raise TrainingError(f"step {settings.step} got no row with a token to learn; check the learn masks")
+            raise TrainingError(
+                f"step {settings.step} got no row with a token to learn; check the learn masks"
+            )
         with out_of_memory():
             loss, gradients = self._gradients(micro_batches, tokens, settings)
             norm = global_norm(gradients)
@@ -72,25 +77,34 @@ class MlxEngine:
         lora = self._adapter()
         arrays, loss = lora.arrays, 0.0
         total = {name: mx.zeros_like(array) for name, array in arrays.items()}
-        for index, batch in enumerate(micro_batches):
-            if not batch.learned:
-                continue
-            lora.draw(step_key(settings, index))
-            share, gradients = mx.value_and_grad(lambda a, b=batch: self._mean_loss(a, b, tokens))(arrays)
-            total = {name: total[name] + gradients[name] for name in total}
-            mx.eval(share, total)
-            loss += share.item()
-        lora.arrays, lora.dropout_keys = arrays, None  # not the ones that were traced
+        try:
+            for index, batch in enumerate(micro_batches):
+                if not batch.learned:
+                    continue
+                lora.draw(step_key(settings, index))
+                share, gradients = mx.value_and_grad(lambda a, b=batch: self._mean_loss(a, b, tokens))(arrays)
+                total = {name: total[name] + gradients[name] for name in total}
+                mx.eval(share, total)
+                loss += number(share)
+        finally:
+            lora.arrays, lora.dropout_keys = arrays, None  # not the ones that were traced
         return loss, total
 
     def _mean_loss(self, arrays: Arrays, batch: Batch, tokens: int) -> mx.array:
         self._adapter().arrays = arrays
-        return self._learned_losses(batch).sum() / tokens
+        return self._learned_losses(batch, recompute=self._too_much_to_keep(batch)).sum() / tokens
 
-    def _learned_losses(self, batch: Batch) -> mx.array:
+    def _too_much_to_keep(self, batch: Batch) -> bool:
+        """Whether layers should run twice (a third more work) because their insides do not fit."""
+        arch, shape = self._decoder.arch, self._adapter().shape
+        rows, length = batch.ids.shape
+        need = kept_bytes(arch, len(trained_layers(arch, shape)), rows, length, self._decoder.dtype.size)
+        return self._room is not None and need > ROOM_USED * self._room
+
+    def _learned_losses(self, batch: Batch, *, recompute: bool = False) -> mx.array:
         """Negative log-likelihood of the learned tokens, row by row: float32 [batch.learned]."""
         rows, before = np.nonzero(batch.learn[:, 1:])  # the state before a token predicts it
-        hidden = self._decoder.hidden(mx.array(batch.ids))
+        hidden = self._decoder.hidden(mx.array(batch.ids), recompute=recompute)
         picked = hidden[mx.array(rows), mx.array(before)]
         return self._decoder.token_losses(picked, mx.array(batch.ids[rows, before + 1]))
 
@@ -140,10 +154,7 @@ class MlxEngine:
         self._optimizer = AdamW(m, v, steps)
 
     def memory(self) -> int:
-        if mx.metal.is_available():
-            return mx.get_peak_memory()
-        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-        return peak if sys.platform == "darwin" else peak * 1024  # Linux counts in KiB
+        return mx.get_peak_memory() if mx.metal.is_available() else peak_memory()
 
     def _adapter(self) -> Adapter:
         if self._decoder.lora is None:
@@ -177,7 +188,11 @@ class AdamW:
 
 def global_norm(gradients: Arrays) -> float:
     """Length of all gradients taken as one vector."""
-    return math.sqrt(mx.sum(mx.stack([mx.sum(g * g) for g in gradients.values()])).item())
+    return math.sqrt(number(mx.sum(mx.stack([mx.sum(g * g) for g in gradients.values()]))))
+
+
+def number(scalar: mx.array) -> float:
+    return float(scalar.item())  # type: ignore[arg-type]  # complex is among its types
 
 
 def step_key(settings: StepSettings, micro_batch: int) -> mx.array:
@@ -210,7 +225,10 @@ def out_of_memory() -> Iterator[None]:
         yield
     except (RuntimeError, MemoryError) as error:
         text = str(error)
-        if isinstance(error, MemoryError) or any(w in text for w in ("malloc", "Insufficient Memory", "OutOfMemory")):
+        if isinstance(error, MemoryError) or any(
+            w in text for w in ("malloc", "Insufficient Memory", "OutOfMemory")
+        ):
+            mx.clear_cache()  # a smaller step may follow
             raise OutOfMemory(
                 f"this does not fit into memory ({text}); make the batch, max_tokens or layers smaller"
             ) from error

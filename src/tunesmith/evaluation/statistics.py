@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from math import comb, sqrt
+from math import sqrt
 
 Z_95 = 1.959963984540054
 """The normal distribution's 97.5 % point."""
@@ -53,5 +53,8 @@ def compare(first: Sequence[bool], second: Sequence[bool]) -> Paired:
     only_second = sum(1 for a, b in pairs if b and not a)
     n, fewer = only_first + only_second, min(only_first, only_second)
     # Whole numbers to the end: 0.5**n is 0 in floating point for n > 1074.
-    tail = sum(comb(n, k) for k in range(fewer + 1))
+    tail, ways = 0, 1
+    for k in range(fewer + 1):
+        tail += ways
+        ways = ways * (n - k) // (k + 1)
     return Paired(only_first, only_second, min(1.0, 2 * tail / 2**n))

@@ -92,7 +92,9 @@ def _uniform(gguf: Gguf, key: str, default: int | None = None) -> int:
     value = gguf.require(key) if default is None else gguf.get(key, default)
     values = set(value) if isinstance(value, list) else {value}
     if len(values) != 1:
-        raise ModelError(f"{gguf.path}: its layers differ in {key.format(arch='shape')}; that is not supported")
+        raise ModelError(
+            f"{gguf.path}: its layers differ in {key.format(arch='shape')}; that is not supported"
+        )
     return int(values.pop())
 
 

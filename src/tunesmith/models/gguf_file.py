@@ -57,7 +57,7 @@ class Gguf:
         """The stored bytes, uint8 [rows, bytes per row], mapped from disk. The items of a vector of
         floats count as rows."""
         raw = np.memmap(self.path, np.uint8, "r", offset=tensor.offset, shape=(tensor.nbytes,))
-        rows = int(np.prod(tensor.shape[:-1])) if len(tensor.shape) > 1 else tensor.shape[0]
+        rows = int(np.prod(tensor.shape[:-1] if len(tensor.shape) > 1 else tensor.shape))
         return raw.reshape(rows, -1)
 
 
@@ -67,6 +67,7 @@ def read_gguf(path: Path) -> Gguf:
     Raises `ModelError` when it is missing, no GGUF, of a version or byte order that is not
     supported, cut short, or one part of several.
     """
+    size = 0
     try:
         size = path.stat().st_size
         with path.open("rb") as file:
@@ -84,7 +85,7 @@ def read_gguf(path: Path) -> Gguf:
         raise ModelError(
             f"{path} is cut short: it ends after {size:,} bytes, inside its header; download it again"
         ) from None
-    except (ValueError, KeyError) as error:
+    except (ValueError, KeyError, ZeroDivisionError) as error:
         raise ModelError(f"{path} is damaged ({error}); download it again") from None
     end = max((t.offset + t.nbytes for t in tensors.values()), default=0)
     if size < end:

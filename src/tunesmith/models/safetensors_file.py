@@ -11,6 +11,7 @@ from __future__ import annotations
 import errno
 import json
 import os
+import secrets
 import struct
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
@@ -86,7 +87,7 @@ def replacing(path: Path, size: int = 0) -> Iterator[BinaryIO]:
 
     ``size`` is how many bytes are meant to be written; it is named when the disk is full.
     """
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp")
     try:
         with temporary.open("wb") as file:
             yield file
@@ -174,8 +175,9 @@ def _header(tensors: list[Tensor], metadata: dict[str, str]) -> bytes:
 def _write_tensor(file: BinaryIO, tensor: Tensor) -> None:
     data, written = tensor.data(), 0
     for piece in [data] if isinstance(data, bytes | np.ndarray) else data:
-        raw = piece if isinstance(piece, bytes) else np.ascontiguousarray(piece).reshape(-1).view(np.uint8)
-        file.write(raw)
-        written += len(raw)
+        raw = (
+            piece if isinstance(piece, bytes) else np.ascontiguousarray(piece).reshape(-1).view(np.uint8).data
+        )
+        written += file.write(raw)
     if written != tensor.nbytes:
         raise ValueError(f"{tensor.name} gave {written} bytes; its shape {tensor.shape} has {tensor.nbytes}")

@@ -1,0 +1,175 @@
+"""The command ``tunesmith``. Each command is thin: it calls a room and shows what came back.
+
+Nothing heavy is imported before a command runs, so that ``--help`` answers at once.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated
+
+from cyclopts import App, CycloptsError, Parameter
+from rich.text import Text
+
+from tunesmith.cli.flags import parse_settings, settings_help, settings_last
+
+RecipeOrRun = Annotated[Path, Parameter(help="A recipe file, or the folder of a run.")]
+Setting = Annotated[
+    str, Parameter(allow_leading_hyphen=True, help="Settings, as in --train.epochs 3; listed below.")
+]
+RunPath = Annotated[Path | None, Parameter(help="The run folder; runs/NAME for a recipe NAME.toml.")]
+Fresh = Annotated[bool, Parameter(help="Do it again from the start, even if nothing changed.")]
+Json = Annotated[bool, Parameter(help="Print one JSON object instead of tables.")]
+STAGES = ("prepare", "train", "evaluate")
+WITH_SETTINGS = ("run", *STAGES, "check")
+
+
+def _usage(error: CycloptsError) -> Text:
+    return Text(f"tunesmith: {error}", "red")
+
+
+app = App(
+    name="tunesmith",
+    help="From your own examples to a model that runs on your own machine, proved at every step.",
+    help_epilogue="Start with: tunesmith demo",
+    help_format="plaintext",
+    default_parameter=Parameter(negative="", show_default=lambda value: value or None),
+    error_formatter=_usage,
+    result_action="return_value",
+    suppress_keyboard_interrupt=False,
+)
+
+
+def call(tokens: Sequence[str]) -> None:
+    """Run one command line. Raises what the rooms raise, `UsageError`, and SystemExit(2)."""
+    if not tokens or tokens[0] not in WITH_SETTINGS:
+        app(tokens)
+        return
+    app(settings_last(tokens))
+    if "--help" in tokens or "-h" in tokens:
+        from tunesmith.cli.console import standard_output
+
+        standard_output().print(settings_help())
+
+
+@app.command(sort_key=1)
+def demo(*, run: Path = Path("runs/demo"), json: Json = False) -> None:
+    """The whole road on a bundled sample: train, measure, compare. A few minutes on two cores.
+
+    Parameters
+    ----------
+    run
+        The run folder; started again, the demo continues in it.
+    """
+    from tunesmith.cli import work
+
+    work.demo(run, as_json=json)
+
+
+@app.command(sort_key=2)
+def run(
+    recipe: RecipeOrRun, /, *settings: Setting, run: RunPath = None, fresh: Fresh = False, json: Json = False
+) -> None:
+    """Every stage: prepare, train, evaluate. Started again, it continues where it stopped."""
+    _stages(STAGES, recipe, settings, run, fresh, json)
+
+
+@app.command(sort_key=3)
+def prepare(
+    recipe: RecipeOrRun, /, *settings: Setting, run: RunPath = None, fresh: Fresh = False, json: Json = False
+) -> None:
+    """One stage: read, clean and divide the rows."""
+    _stages(("prepare",), recipe, settings, run, fresh, json)
+
+
+@app.command(sort_key=4)
+def train(
+    recipe: RecipeOrRun, /, *settings: Setting, run: RunPath = None, fresh: Fresh = False, json: Json = False
+) -> None:
+    """One stage: train the adapter on the prepared rows."""
+    _stages(("train",), recipe, settings, run, fresh, json)
+
+
+@app.command(sort_key=5)
+def evaluate(
+    recipe: RecipeOrRun, /, *settings: Setting, run: RunPath = None, fresh: Fresh = False, json: Json = False
+) -> None:
+    """One stage: measure base and tuned model on the rows kept out."""
+    _stages(("evaluate",), recipe, settings, run, fresh, json)
+
+
+def _stages(
+    stages: tuple[str, ...],
+    recipe: Path,
+    settings: tuple[str, ...],
+    run: Path | None,
+    fresh: bool,
+    as_json: bool,
+) -> None:
+    overrides = parse_settings(settings)
+    from tunesmith.cli import work
+
+    work.run_stages(recipe, run, overrides, stages=stages, fresh=fresh, as_json=as_json)
+
+
+@app.command(sort_key=6)
+def check(recipe: RecipeOrRun, /, *settings: Setting, rows: int = 3, json: Json = False) -> None:
+    """What the model would see, and what is wrong with the data. Trains nothing, writes nothing.
+
+    Parameters
+    ----------
+    rows
+        How many rows to show token by token.
+    """
+    overrides = parse_settings(settings)
+    from tunesmith.cli import work
+
+    work.check(recipe, overrides, rows=rows, as_json=json)
+
+
+@app.command(sort_key=7)
+def compare(run: Path, /, *questions: str, json: Json = False) -> None:
+    """Base and tuned model side by side.
+
+    Parameters
+    ----------
+    run
+        The folder of a run.
+    questions
+        What to ask; without one, the first test questions are asked.
+    """
+    from tunesmith.cli import work
+
+    work.compare(run, list(questions), as_json=json)
+
+
+@app.command(sort_key=8)
+def chat(model: str, /) -> None:
+    """Talk to a model in this terminal, or pipe questions in, one a line.
+
+    Parameters
+    ----------
+    model
+        The folder of a run (its tuned model), or any model that a recipe can name.
+    """
+    from tunesmith.cli.chat import chat as talk
+    from tunesmith.serving.answers import open_chat
+
+    talk(open_chat(model))
+
+
+@app.command(sort_key=9)
+def models(name: str | None = None, /, *, verify: bool = False, json: Json = False) -> None:
+    """The models that are here.
+
+    Parameters
+    ----------
+    name
+        Only this model.
+    verify
+        Compare the import of a GGUF with what llama.cpp makes of the same file.
+    """
+    from tunesmith.cli import shelf
+
+    shelf.models(name, verify=verify, as_json=json)

@@ -1,0 +1,114 @@
+"""Settings on the command line: ``--train.epochs 3`` or ``--train.epochs=3``, by the recipe's own names."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+from tunesmith.cli.edge import UsageError
+
+if TYPE_CHECKING:
+    from rich.console import RenderableType
+
+OWN_FLAGS = ("--run", "--fresh", "--json", "--rows", "--help")
+
+
+def settings_last(tokens: Sequence[str]) -> list[str]:
+    """``tokens`` with the settings moved to the end, where a command collects them: people also write
+    ``run --train.epochs 3 recipe.toml``."""
+    rest: list[str] = []
+    settings: list[str] = []
+    todo = list(tokens)
+    while todo:
+        token = todo.pop(0)
+        if token == "--":
+            return [*rest, token, *todo, *settings]
+        if not _is_setting(token):
+            rest.append(token)
+            continue
+        settings.append(token)
+        if "=" not in token and todo and not todo[0].startswith("--"):
+            settings.append(todo.pop(0))
+    return [*rest, *settings]
+
+
+def parse_settings(tokens: Sequence[str]) -> dict[str, Any]:
+    """Dotted name -> value, read as TOML would. Raises `UsageError` for a flag without a value, a flag
+    that does not exist, and a stray word."""
+    from tunesmith.settings import parse_value
+
+    settings: dict[str, Any] = {}
+    todo = list(tokens)
+    while todo:
+        token = todo.pop(0)
+        if not token.startswith("-"):
+            raise UsageError(f"{token!r} stands alone; settings are named, as in --train.epochs 3")
+        if not _is_setting(token):
+            raise UsageError(f"there is no flag {token}{_suggestion(token)}")
+        name, equals, value = token[2:].partition("=")
+        if not equals:
+            if not todo or todo[0].startswith("--"):
+                raise UsageError(f"{token} needs a value, as in {token} {_example(name)}")
+            value = todo.pop(0)
+        settings[name] = parse_value(value)
+    return settings
+
+
+def _is_setting(token: str) -> bool:
+    name = token.partition("=")[0]
+    return name.startswith("--") and "." in name.strip("-.")
+
+
+def _suggestion(token: str) -> str:
+    """The flag or setting that was probably meant: ``--epochs`` is ``--train.epochs``."""
+    import difflib
+
+    from tunesmith.settings import every_field
+
+    name = token.partition("=")[0].lstrip("-")
+    for setting in every_field():
+        if name.replace("-", "_") == setting.rsplit(".", 1)[-1]:
+            return f"; did you mean --{setting}?"
+    near = difflib.get_close_matches(f"--{name}", OWN_FLAGS, 1)
+    return f"; did you mean {near[0]}?" if near else "; settings are named as in --train.epochs 3"
+
+
+def _example(name: str) -> str:
+    from tunesmith.settings import every_field
+
+    default = every_field().get(name, (None, ""))[0]
+    return show_value(default) or "VALUE"
+
+
+def show_value(value: Any) -> str:
+    """A default as it would be written in a recipe; empty for what is unset."""
+    if value is None or value == "" or value == ():
+        return ""
+    if isinstance(value, bool):
+        return str(value).lower()
+    if isinstance(value, tuple):
+        return ", ".join(show_value(item) for item in value)
+    return str(getattr(value, "kind", value))
+
+
+def settings_help() -> RenderableType:
+    """Every setting with its default and help, by section: the end of ``tunesmith run --help``."""
+    from rich.console import Group
+    from rich.table import Table
+    from rich.text import Text
+
+    from tunesmith.settings import every_field
+
+    table = Table.grid(padding=(0, 2))
+    table.add_column(no_wrap=True, style="cyan")
+    table.add_column(ratio=1)
+    section = ""
+    for name, (default, help_text) in every_field().items():
+        if section and name.split(".")[0] != section:
+            table.add_row()
+        section = name.split(".")[0]
+        shown = show_value(default)
+        note = Text(f" [default: {shown}]" if shown else "", "dim")
+        table.add_row(f"--{name}", Text(help_text) + note)
+    intro = Text("Settings, each also a line of the recipe and written --SECTION.FIELD VALUE:\n", "bold")
+    return Group(intro, table, Text())

@@ -1,0 +1,237 @@
+"""Results, reports, answers side by side and rows of tokens, as people read them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from rich import box
+from rich.console import Console, ConsoleOptions, Group, RenderableType, RenderResult
+from rich.table import Table
+from rich.text import Text
+
+from tunesmith.cli import words
+from tunesmith.cli.console import visible
+from tunesmith.cli.prose import Prose
+
+EIGHTHS = " ▏▎▍▌▋▊▉█"
+SIGNS = {"error": ("✗", "bold red"), "warning": ("!", "bold yellow"), "note": ("•", "cyan")}
+
+
+# -- results -------------------------------------------------------------------------------------
+
+
+class ResultsTable:
+    """Measured models, base first; the best of each column is marked ◆. Bars and intervals are left
+    out where the terminal is too narrow for them."""
+
+    def __init__(self, results: Sequence[dict[str, Any]]) -> None:
+        self.results = results
+        self.tasks = list(dict.fromkeys(name for result in results for name in result.get("tasks", {})))
+
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
+        for detail in (2, 1, 0):
+            table = self._table(detail)
+            if console.measure(table, options=options.update_width(1000)).maximum <= options.max_width:
+                break
+        yield table
+        yield from _verdicts(self.results, self.tasks)
+
+    def _table(self, detail: int) -> Table:
+        results, tasks = self.results, self.tasks
+        splits = len({result.get("split", "") for result in results}) > 1
+        table = Table(box=box.SIMPLE_HEAD, pad_edge=False, header_style="dim", padding=(0, 1, 0, 0))
+        for heading in ["model", *(["rows"] if splits else [])]:
+            table.add_column(heading, no_wrap=True)
+        for heading in ("loss", "perplexity"):
+            table.add_column(heading, justify="right", no_wrap=True)
+        for task in tasks:
+            table.add_column(f"{task} of {_questions(results, task):,}", no_wrap=True)
+        best_loss = min((r["loss"] for r in results if r.get("loss") is not None), default=None)
+        for result in results:
+            name, loss = result["model"], result.get("loss")
+            best = len(results) > 1 and loss is not None and loss == best_loss
+            table.add_row(
+                Text(visible(name), "bold" if name in ("base", "tuned") else ""),
+                *([result.get("split", "")] if splits else []),
+                _number(loss, ".3f", best=best),
+                _number(result.get("perplexity"), ".2f", best=best),
+                *(
+                    _score(result.get("tasks", {}).get(task), _best_score(results, task), detail)
+                    for task in tasks
+                ),
+            )
+        return table
+
+
+def _questions(results: Sequence[dict[str, Any]], task: str) -> int:
+    return next((r["tasks"][task].get("n", 0) for r in results if task in r.get("tasks", {})), 0)
+
+
+def _number(value: float | None, spec: str, *, best: bool) -> Text:
+    if value is None:
+        return Text("–  ", "dim")
+    return Text(f"{value:,{spec}} {'◆' if best else ' '}", "bold green" if best else "")
+
+
+def _best_score(results: Sequence[dict[str, Any]], task: str) -> float | None:
+    scores = [r["tasks"][task]["score"] for r in results if task in r.get("tasks", {})]
+    return max(scores) if len(scores) > 1 else None
+
+
+def _score(task: dict[str, Any] | None, best: float | None, detail: int) -> Text:
+    if task is None:
+        return Text("    –", "dim")
+    is_best = task["score"] == best
+    cell = Text(
+        f"{words.percent(task['score']):>5} {'◆' if is_best else ' '} ", "bold green" if is_best else ""
+    )
+    if detail >= 2:
+        cell.append(bar(task["score"], 16) + " ", "not bold green" if is_best else "cyan")
+    if detail >= 1 and "interval" in task:
+        low, high = task["interval"]
+        cell.append(f"{100 * low:.0f}–{100 * high:.0f} %", "not bold dim")
+    return cell
+
+
+def bar(share: float, width: int) -> str:
+    """A bar of ``width`` cells, filled to an eighth of a cell; the empty part is dotted."""
+    eighths = round(min(max(share, 0.0), 1.0) * width * 8)
+    filled = "█" * (eighths // 8) + (EIGHTHS[eighths % 8] if eighths % 8 else "")
+    return filled + "·" * (width - len(filled))
+
+
+def _verdicts(results: Sequence[dict[str, Any]], tasks: Sequence[str]) -> list[Text]:
+    """Base against tuned in a sentence for each task: is the difference outside the intervals?"""
+    by_name = {result["model"]: result for result in results}
+    lines: list[Text] = []
+    for task in tasks:
+        base, tuned = (by_name.get(name, {}).get("tasks", {}).get(task) for name in ("base", "tuned"))
+        if not base or not tuned or "interval" not in base or "interval" not in tuned:
+            continue
+        change = f"{task}: {words.percent(base['score'])} → {words.percent(tuned['score'])}, "
+        if tuned["interval"][0] > base["interval"][1]:
+            lines.append(Text(change + "better: the 95 % intervals lie apart", "green"))
+        elif tuned["interval"][1] < base["interval"][0]:
+            lines.append(Text(change + "worse: the 95 % intervals lie apart", "red"))
+        else:
+            lines.append(Text(change + "not sure: the 95 % intervals overlap", "yellow"))
+    return lines
+
+
+# -- the report of prepare and check -------------------------------------------------------------
+
+
+def report_table(report: dict[str, Any]) -> RenderableType:
+    """What became of every input row, how many tokens there are, and what to look at."""
+    rows, tokens = report["rows"], report["tokens"]
+    grid = Table.grid(padding=(0, 2))
+    grid.add_column(style="dim", no_wrap=True)
+    grid.add_column(justify="right", style="bold", no_wrap=True)
+    grid.add_column()
+    most = max(*rows.values(), 1)
+    grid.add_row("rows read", f"{report['inputs']:,}")
+    for part, name in (("train", "to train"), ("valid", "to validate"), ("test", "to test")):
+        grid.add_row(name, f"{rows.get(part, 0):,}", Text(bar(rows.get(part, 0) / most, 24), "cyan"))
+    if report["quarantined"]:
+        grid.add_row(
+            "put aside",
+            f"{report['quarantined']:,}",
+            Prose("each with its reason in quarantine.jsonl", "yellow"),
+        )
+    share = tokens["learned"] / tokens["train"] if tokens["train"] else 0.0
+    grid.add_row("tokens", f"{tokens['train']:,}", Text(f"{words.percent(share)} of them learned", "dim"))
+    grid.add_row("longest row", f"{tokens['longest']:,}", Text("tokens", "dim"))
+    if report["cut"]:
+        grid.add_row("cut", f"{len(report['cut']):,}", _cut(report["cut"]))
+    findings = [_finding(finding) for finding in report["findings"]]
+    return Group(grid, *([Text(), *findings] if findings else []))
+
+
+def _cut(cut: Sequence[dict[str, Any]]) -> Prose:
+    shown = [f"{visible(c['origin'])} lost {c['lost']:,} of {c['tokens']:,} tokens" for c in cut[:3]]
+    more = f"\n… and {len(cut) - 3:,} more in report.json" if len(cut) > 3 else ""
+    return Prose("\n".join(shown) + more, "yellow")
+
+
+def _finding(finding: dict[str, Any]) -> RenderableType:
+    sign, style = SIGNS.get(finding["severity"], SIGNS["note"])
+    return hanging(sign, visible(finding["message"]), style)
+
+
+def hanging(sign: str, message: str, style: str) -> RenderableType:
+    """A sign and a message whose further lines stay right of it."""
+    grid = Table.grid(padding=(0, 1))
+    grid.add_column(no_wrap=True, style=style)
+    grid.add_row(sign, Prose(message))
+    return grid
+
+
+# -- answers -------------------------------------------------------------------------------------
+
+
+def side_by_side(question: str, base: str, tuned: str, reference: str | None) -> RenderableType:
+    """Both models' answers to one question; ✓ where an answer is the reference, word for word."""
+    table = Table(box=box.ROUNDED, border_style="dim", expand=True)
+    for name, answer, style in (("base", base, "yellow"), ("tuned", tuned, "green")):
+        same = (
+            " ✓" if reference is not None and " ".join(answer.split()) == " ".join(reference.split()) else ""
+        )
+        table.add_column(Text(name + same, f"bold {style}"), ratio=1)
+    table.add_row(
+        *(
+            Prose(visible(answer.strip())) if answer.strip() else Text("(nothing)", "dim")
+            for answer in (base, tuned)
+        )
+    )
+    parts: list[RenderableType] = [Text(), hanging("›", visible(question.strip()), "bold cyan"), table]
+    if reference is not None:
+        parts.append(hanging("reference", visible(reference.strip()), "dim"))
+    return Group(*parts)
+
+
+# -- rows of tokens ------------------------------------------------------------------------------
+
+LEARNED = ("white on #14532d underline", "white on #166534 underline")
+"""Two greens in turn tell neighbours apart; underlined for eyes and terminals without colour."""
+SPECIAL = "bold magenta"
+BETWEEN = Text("│", "dim")
+
+
+def token_rows(origin: str, tokens: Sequence[tuple[str, bool, bool]]) -> RenderableType:
+    """One row as the model sees it, from (text, learned, special) of each token.
+
+    Tokens are kept apart by │, what is learned stands in ⟦ ⟧, a newline is ⏎ and also breaks the line.
+    """
+    row = Text(overflow="fold")
+    before = False
+    for number, (text, learned, special) in enumerate(tokens):
+        if learned != before:
+            row.append("⟦" if learned else "⟧", "bold green")
+        elif number and not row.plain.endswith("\n"):
+            row.append_text(BETWEEN)
+        style = LEARNED[number % 2] if learned else ""
+        row.append(
+            _pictured(text),
+            f"{style} {SPECIAL}" if special and not learned else f"{style} bold" if special else style,
+        )
+        before = learned
+        if text.endswith("\n") and number + 1 < len(tokens):
+            row.append("\n")
+    if before:
+        row.append("⟧", "bold green")
+    learned_count = sum(learned for _, learned, _ in tokens)
+    title = f"{visible(origin)}  {words.how_many(len(tokens), 'token')}, {learned_count:,} learned"
+    return Group(Text(), Text(title, "bold"), row)
+
+
+def token_legend() -> Text:
+    """What the marks of `token_rows` mean."""
+    return Text.assemble(
+        ("⟦", "bold green"), ("learned", LEARNED[0]), ("⟧", "bold green"), "   read only   ",
+        ("special token", SPECIAL), "   ", BETWEEN, " between two tokens   ⏎ newline",
+    )  # fmt: skip
+
+
+def _pictured(text: str) -> str:
+    return visible(text).replace("\n", "⏎").replace("\t", "⇥")

@@ -1,0 +1,36 @@
+"""Numbers as people write them."""
+
+from __future__ import annotations
+
+
+def duration(seconds: float) -> str:
+    """0.4 s, 45 s, 4 min 10 s, 1 h 02 min."""
+    if seconds < 9.95:
+        return f"{seconds:.1f} s"
+    whole = round(seconds)
+    if whole < 60:
+        return f"{whole} s"
+    if whole < 3600:
+        return f"{whole // 60} min {whole % 60:02d} s"
+    return f"{whole // 3600} h {whole % 3600 // 60:02d} min"
+
+
+def size(count: float) -> str:
+    """Bytes as 2.1 GB, 340 MB."""
+    return f"{count / 1e9:.1f} GB" if count >= 1e9 else f"{count / 1e6:.0f} MB"
+
+
+def rate(value: float) -> str:
+    """A learning rate without a padded exponent: 1.2e-4."""
+    mantissa, _, exponent = f"{value:.1e}".partition("e")
+    return f"{mantissa}e{int(exponent)}" if value else "0"
+
+
+def percent(share: float) -> str:
+    """0.862 as 86 %."""
+    return f"{100 * share:.0f} %"
+
+
+def how_many(count: int, noun: str) -> str:
+    """1 row, 1,200 rows."""
+    return f"{count:,} {noun}{'' if count == 1 else 's'}"

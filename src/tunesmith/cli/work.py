@@ -1,0 +1,186 @@
+"""What the commands do between calling a room and printing: this is where stdout is spent."""
+
+from __future__ import annotations
+
+import contextlib
+import sys
+from collections.abc import Iterator
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from rich.console import Console
+from rich.text import Text
+
+from tunesmith.cli import words
+from tunesmith.cli.console import print_json, standard_error, standard_output
+from tunesmith.cli.edge import CONTINUES, two_interrupts
+from tunesmith.cli.tables import ResultsTable, report_table, side_by_side, token_legend, token_rows
+from tunesmith.cli.view import View
+from tunesmith.errors import CheckFailed
+
+if TYPE_CHECKING:
+    from tunesmith.run import RunFolder
+    from tunesmith.settings import Recipe
+
+STAGES = ("prepare", "train", "evaluate")
+
+
+@contextlib.contextmanager
+def _kept_for_json(as_json: bool) -> Iterator[Console]:
+    """With --json, stdout is for one object: what we and the libraries print meanwhile goes to stderr."""
+    if not as_json:
+        yield standard_output()
+        return
+    with contextlib.redirect_stdout(sys.stderr):
+        yield standard_error()
+
+
+def run_stages(
+    recipe: Path,
+    run: Path | None,
+    overrides: dict[str, Any],
+    *,
+    stages: tuple[str, ...],
+    fresh: bool,
+    as_json: bool,
+) -> None:
+    """`tunesmith run`, and each stage alone."""
+    with _kept_for_json(as_json) as console:
+        from tunesmith.stages import open_run
+
+        folder, resolved = open_run(recipe, run, overrides)
+        _drive(folder, resolved, console, stages=stages, fresh=fresh)
+        outcome = _outcome(folder, stages)
+        if not as_json:
+            _show_outcome(console, folder, outcome, stages)
+    if as_json:
+        print_json(outcome)
+
+
+def _drive(
+    folder: RunFolder, recipe: Recipe, console: Console, *, stages: tuple[str, ...], fresh: bool
+) -> None:
+    """Run the stages under a view. Raises KeyboardInterrupt when Ctrl-C ended them early."""
+    from tunesmith import stages as rooms
+
+    last = None
+    earlier = () if fresh else folder.events()
+    with View(console, earlier) as view, two_interrupts(view.stop_soon) as stop:
+        for last in rooms.run(folder, recipe, stages=stages, fresh=fresh, stop=stop):
+            view.show(last)
+            if stop() and last.stage != "train" and last.event != "end":
+                break  # training stops by itself, at a step; the other stages lose nothing
+    # A stage that was skipped says only "stage"; one that was cut short never says "end".
+    finished = last is None or (last.stage == stages[-1] and last.event in ("end", "stage"))
+    if stop() and not finished:
+        at = f" after step {last.step:,}" if last and last.step else ""
+        raise KeyboardInterrupt(f"stopped{at}; {CONTINUES}")
+
+
+def _outcome(folder: RunFolder, stages: tuple[str, ...]) -> dict[str, Any]:
+    from tunesmith import stages as rooms
+
+    outcome: dict[str, Any] = {"run": str(folder), "stages": list(stages)}
+    if "prepare" in stages:
+        outcome["report"] = rooms.report(folder)
+    if "train" in stages:
+        outcome["adapter"] = str(folder.adapter)
+    if "evaluate" in stages:
+        outcome["results"] = rooms.results(folder)
+    return outcome
+
+
+def _show_outcome(
+    console: Console, folder: RunFolder, outcome: dict[str, Any], stages: tuple[str, ...]
+) -> None:
+    if "results" in outcome:
+        console.print(ResultsTable(outcome["results"]))
+    elif stages == ("prepare",):
+        console.print(report_table(outcome["report"]))
+    if stages == ("train",):
+        hints = {f"tunesmith evaluate {folder}": "measure it"}
+    elif stages == ("prepare",):
+        hints = {f"tunesmith train {folder}": "train on these rows"}
+    else:
+        hints = {
+            f"tunesmith compare {folder}": "base and tuned side by side",
+            f"tunesmith chat {folder}": "talk to it",
+        }
+    _next(console, hints)
+
+
+def _next(console: Console, hints: dict[str, str]) -> None:
+    width = max(len(command) for command in hints)
+    console.print()
+    for command, what in hints.items():
+        console.print(
+            Text.assemble(("  " + command.ljust(width), "bold cyan"), ("   " + what, "dim")), soft_wrap=True
+        )
+
+
+def demo(path: Path, *, as_json: bool) -> None:
+    """`tunesmith demo`: the whole road, then three questions that were kept out."""
+    from tunesmith.demo.demo import prepare_demo
+    from tunesmith.serving.answers import compare as answers
+    from tunesmith.stages import open_run
+
+    with _kept_for_json(as_json) as console:
+        folder, recipe = open_run(prepare_demo(path / "sample"), path, {})
+        _drive(folder, recipe, console, stages=STAGES, fresh=False)
+        outcome = _outcome(folder, STAGES)
+        comparisons = []
+        for comparison in answers(folder, []):
+            comparisons.append(asdict(comparison))
+            if not as_json:
+                console.print(side_by_side(**comparisons[-1]))
+        if not as_json:
+            console.print(ResultsTable(outcome["results"]))
+            _next(console, {
+                f"tunesmith chat {folder}": "talk to it",
+                f'tunesmith compare {folder} "How many customers are there?"': "ask both models",
+                f"tunesmith check {folder}": "see the rows as the model sees them",
+                f"ls {folder}": "everything about this run, as files",
+            })  # fmt: skip
+    if as_json:
+        print_json({**outcome, "comparisons": comparisons})
+
+
+def check(path: Path, overrides: dict[str, Any], *, rows: int, as_json: bool) -> None:
+    """`tunesmith check`. Raises `CheckFailed` when a finding is an error."""
+    with _kept_for_json(as_json) as console:
+        from tunesmith import stages as rooms
+
+        _, recipe = rooms.open_run(path, None, overrides)
+        found = rooms.check(recipe, rows)
+        if not as_json:
+            for sample in found.samples:
+                console.print(token_rows(sample.origin, sample.tokens))
+            if found.samples:
+                console.print(Text(), token_legend(), Text())
+            console.print(report_table(found.report))
+    if as_json:
+        samples = [{"origin": s.origin, "tokens": [list(token) for token in s.tokens]} for s in found.samples]
+        print_json({"report": found.report, "samples": samples})
+    errors = [f["message"] for f in found.report["findings"] if f["severity"] == "error"]
+    if errors:
+        raise CheckFailed(
+            f"{words.how_many(len(errors), 'finding')} to mend before training; the first: {errors[0]}"
+        )
+
+
+def compare(path: Path, questions: list[str], *, as_json: bool) -> None:
+    """`tunesmith compare`."""
+    comparisons = []
+    with _kept_for_json(as_json) as console:
+        from tunesmith.run import RunFolder
+        from tunesmith.serving.answers import compare as answers
+
+        folder = RunFolder(path)
+        folder.recipe()  # says so when this is no run folder, before a model is loaded
+        for comparison in answers(folder, questions):
+            comparisons.append(asdict(comparison))
+            if not as_json:
+                console.print(side_by_side(**comparisons[-1]))
+    if as_json:
+        print_json({"run": str(folder), "comparisons": comparisons})

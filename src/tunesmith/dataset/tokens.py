@@ -1,0 +1,106 @@
+"""From an `Example` to token ids and a learn mask: exactly the answers and their end token.
+
+A template may write a turn differently once other turns follow (Qwen3 drops earlier reasoning), so
+a conversation is rendered for each answer as the model will see it when asked for that answer. As
+long as one rendering is the beginning of the next they are one sequence; where that breaks, a new
+sequence begins, and no answer is learned twice.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+
+from tunesmith.models.chat import ChatFormat
+from tunesmith.sources.example import Example
+
+
+@dataclass(frozen=True)
+class Sequence:
+    """Token ids of one row as the model sees it, and which of them are learned.
+
+    lost: tokens beyond the limit that were cut from the end; an answer cut there has no end token,
+    so the model is not taught to stop in the middle.
+    """
+
+    ids: list[int]
+    learn: list[bool]
+    example: Example
+    lost: int = 0
+
+    @property
+    def learned(self) -> int:
+        return sum(self.learn)
+
+
+def encode(example: Example, chat: ChatFormat, max_tokens: int) -> Iterator[Sequence]:
+    """The sequences of one row, each at most ``max_tokens`` long.
+
+    A sequence with nothing left to learn is yielded too (``learned == 0``), for the report.
+    Raises `ModelError` when the template refuses the conversation.
+    """
+    sequences = _raw(example, chat) if example.messages[0].role == "text" else _conversation(example, chat)
+    for sequence in sequences:
+        lost = max(0, len(sequence.ids) - max_tokens)
+        yield replace(sequence, ids=sequence.ids[:max_tokens], learn=sequence.learn[:max_tokens], lost=lost)
+
+
+def _raw(example: Example, chat: ChatFormat) -> Iterator[Sequence]:
+    """Text without a chat: all of it is learned, and its end."""
+    ids = chat.start(chat.encode(example.messages[0].content))
+    if chat.eos is not None and ids[-1:] != [chat.eos]:
+        ids = [*ids, chat.eos]
+    yield Sequence(ids, [token != chat.bos for token in ids], example)
+
+
+def _conversation(example: Example, chat: ChatFormat) -> Iterator[Sequence]:
+    messages = [{"role": m.role, "content": m.content} for m in example.messages]
+    ids: list[int] = []
+    learn: list[bool] = []
+    for i, message in enumerate(example.messages):
+        if not message.learn:
+            continue
+        prompt, answer = _turn(chat, messages[:i], messages[: i + 1])
+        if prompt[: len(ids)] != ids:
+            yield Sequence(ids, learn, example)
+            ids, learn = [], []
+        ids, learn = prompt + answer, learn + [False] * (len(prompt) - len(learn)) + [True] * len(answer)
+    yield Sequence(ids, learn, example)
+
+
+def _turn(chat: ChatFormat, before: list[dict[str, str]], after: list[dict[str, str]]) -> tuple[list[int], list[int]]:
+    """Token ids of the prompt as at inference, and of the answer with its end token."""
+    asked, full, content = chat.render(before, ask=True), chat.render(after), after[-1]["content"].strip()
+    if not full.startswith(asked):
+        # The template opens an answer in a way that a finished one does not have (an empty
+        # thought, say): the answer is learned behind the opening that the model will be given.
+        at = full.rfind(content)
+        full = asked + (full[at:] if at >= 0 else content)
+    prompt = chat.encode(asked)
+    at = full.rfind(content, len(asked))
+    end = at + len(content) if at >= 0 else len(full)
+    return chat.start(prompt), _answer(chat, prompt, asked, full, end)
+
+
+def _answer(chat: ChatFormat, prompt: list[int], asked: str, full: str, end: int) -> list[int]:
+    """The answer up to its end token, which is the first special one behind the content. What a
+    template writes behind that (a newline) is not learned; a template that writes no end token
+    gets the tokenizer's, or the model would never stop."""
+    behind = sum(token in chat.special for token in chat.encode(full[end:]))
+    if not behind:
+        answer = _continuation(chat, prompt, asked, full[:end])
+        return answer if chat.eos is None else [*answer, chat.eos]
+    answer = _continuation(chat, prompt, asked, full)
+    special = [i for i, token in enumerate(answer) if token in chat.special]
+    return answer[: special[-behind] + 1]
+
+
+def _continuation(chat: ChatFormat, prompt: list[int], asked: str, full: str) -> list[int]:
+    """Token ids of what follows the prompt. At inference the prompt is tokenized alone, so a token
+    must not reach across its end; where the whole text has such a token, the rest is tokenized alone."""
+    whole = chat.encode(full)
+    if whole[: len(prompt)] == prompt:
+        return whole[len(prompt) :]
+    mark = chat.encode("\n")  # keeps SentencePiece from putting a space in front
+    rest = chat.encode("\n" + full[len(asked) :])
+    return rest[len(mark) :] if rest[: len(mark)] == mark else chat.encode(full[len(asked) :])

@@ -1,0 +1,37 @@
+"""The one place where an engine is chosen."""
+
+from __future__ import annotations
+
+import platform
+import sys
+from pathlib import Path
+from typing import Literal
+
+from tunesmith.engines.base import Engine
+from tunesmith.errors import EngineError
+from tunesmith.models.architecture import Architecture
+
+Precision = Literal["auto", "bf16", "fp32"]
+
+
+def engine_name(wanted: Literal["auto", "torch", "mlx"]) -> Literal["torch", "mlx"]:
+    """mlx on Apple silicon, torch elsewhere, unless one is named."""
+    if wanted != "auto":
+        return wanted
+    return "mlx" if sys.platform == "darwin" and platform.machine() == "arm64" else "torch"
+
+
+def open_engine(folder: Path, arch: Architecture, wanted: Literal["auto", "torch", "mlx"], precision: Precision) -> Engine:
+    """The base model in ``folder``, loaded into an engine. Raises `EngineError` when it is not installed."""
+    name = engine_name(wanted)
+    try:
+        if name == "mlx":
+            from tunesmith.engines.mlx_engine import MlxEngine
+
+            return MlxEngine(folder, arch, precision)
+        from tunesmith.engines.torch_engine import TorchEngine
+
+        return TorchEngine(folder, arch, precision)
+    except ImportError as error:
+        package = "mlx-lm" if name == "mlx" else "torch"
+        raise EngineError(f"the engine {name} cannot be loaded ({error}); install it with: pip install {package}") from None

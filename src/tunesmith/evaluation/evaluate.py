@@ -1,0 +1,96 @@
+"""Base against tuned on rows that neither training nor the choice of the checkpoint has seen."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from tunesmith.dataset.tokens import Sequence
+from tunesmith.engines.base import Engine, iterate_by_length
+from tunesmith.evaluation.sql import SqlTask
+from tunesmith.evaluation.statistics import interval
+from tunesmith.models.chat import ChatFormat
+from tunesmith.progress import Progress
+from tunesmith.settings import EvaluateSettings, SqlTaskSettings
+from tunesmith.sources.example import Example
+from tunesmith.training.loop import mean_loss
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """One model to measure: the base, a checkpoint's adapter, or the tuned one. Tasks are asked of
+    base and tuned only: they cost a generation per question."""
+
+    name: str
+    arrays: Callable[[], dict[str, np.ndarray]] | None
+    asked: bool
+
+
+@dataclass
+class Evaluation:
+    """What is measured, and the results as they come."""
+
+    engine: Engine
+    chat: ChatFormat
+    settings: EvaluateSettings
+    folder: Path
+    rows: list[Example]
+    sequences: list[Sequence]
+    results: list[dict[str, Any]] = field(default_factory=list)
+    samples: list[dict[str, Any]] = field(default_factory=list)
+
+    def run(self, candidates: list[Candidate]) -> Iterator[Progress]:
+        """Measure every candidate; ``results`` and ``samples`` fill as it goes."""
+        tasks = {t.kind: self._task(t) for t in self.settings.tasks if isinstance(t, SqlTaskSettings)}
+        rows = [row for row in self.rows if row.answer]
+        for candidate in candidates:
+            if candidate.arrays is not None:
+                self.engine.load_adapter_arrays(candidate.arrays())
+            adapter = candidate.arrays is not None
+            result: dict[str, Any] = {"model": candidate.name, "split": "test"}
+            if any(t.kind == "loss" for t in self.settings.tasks):
+                loss = mean_loss(self.engine, self.sequences, self.settings.batch, adapter=adapter)
+                result |= {"loss": loss, "perplexity": math.exp(min(loss, 700))}
+            if candidate.asked and tasks and rows:
+                answers: list[str] = []
+                yield from self._answer(candidate.name, rows, answers, adapter)
+                result["tasks"] = {kind: self._grade(kind, task, candidate.name, rows, answers) for kind, task in tasks.items()}
+            self.results.append(result)
+            score = next((t["score"] for t in result.get("tasks", {}).values()), None)
+            yield Progress("measured", stage="evaluate", model=candidate.name, loss=result.get("loss"), score=score)
+
+    def _task(self, settings: SqlTaskSettings) -> SqlTask:
+        return SqlTask(
+            database=self.folder / settings.database if settings.database else None,
+            tables=self.folder / settings.tables if settings.tables else None,
+        )
+
+    def _answer(self, name: str, rows: list[Example], answers: list[str], adapter: bool) -> Iterator[Progress]:
+        """One greedy answer a row, in batches of rows of like length."""
+        prompts = [self.chat.prompt([{"role": m.role, "content": m.content} for m in row.prompt]) for row in rows]
+        answers += [""] * len(rows)
+        done = 0
+        for part in iterate_by_length([len(p) for p in prompts], self.settings.batch):
+            generated = self.engine.generate(
+                [prompts[i] for i in part], max_new_tokens=self.settings.max_new_tokens, stop=self.chat.stop, adapter=adapter
+            )
+            for i, generation in zip(part, generated, strict=True):
+                answers[i] = self.chat.decode(generation.ids).strip()
+            done += len(part)
+            yield Progress("working", stage="evaluate", model=name, message=f"{name} answers", done=done, total=len(rows))
+
+    def _grade(self, kind: str, task: SqlTask, name: str, rows: list[Example], answers: list[str]) -> dict[str, Any]:
+        verdicts = [task.grade(row, answer) for row, answer in zip(rows, answers, strict=True)]
+        for row, answer, verdict in zip(rows, answers, verdicts, strict=True):
+            self.samples.append({
+                "model": name, "task": kind, "id": row.id, "origin": str(row.origin), "question": row.prompt[-1].content,
+                "answer": answer, "reference": row.answer, "right": verdict.right, "reason": verdict.reason,
+            })  # fmt: skip
+        right = sum(v.right for v in verdicts)
+        low, high = interval(right, len(verdicts))
+        return {"score": right / len(verdicts), "n": len(verdicts), "interval": [low, high]}

@@ -1,0 +1,157 @@
+"""How a model is spoken to: its tokenizer, its chat template, and the tokens that end a turn."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from tunesmith.errors import ModelError
+
+
+class ChatFormat:
+    """Tokenizer and chat template of one model folder.
+
+    The template runs in Jinja's sandbox: it comes with the model, and is a program. It is not told
+    today's date (templates that ask for one have a fixed one to fall back on), so that a row gives
+    the same tokens tomorrow.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        from tokenizers import Tokenizer
+
+        path = folder / "tokenizer.json"
+        if not path.exists():
+            raise ModelError(f"{folder} has no tokenizer.json; get a version of the model that has one")
+        try:
+            self._tokenizer = Tokenizer.from_file(str(path))
+        except Exception as error:  # the library raises bare Exception
+            raise ModelError(f"{path} cannot be read ({error}); download the model again") from None
+        config = _read(folder / "tokenizer_config.json")
+        self.special = {
+            i: t.content for i, t in self._tokenizer.get_added_tokens_decoder().items() if t.special
+        }
+        self.bos = self._id(config.get("bos_token"))
+        self.eos = self._id(config.get("eos_token"))
+        self.adds_bos = self._adds_bos(config)
+        self.stop = self._stops(folder)
+        self.template_source = _template(folder, config)
+        self._template = _compile(self.template_source, str(folder)) if self.template_source else None
+        self._words = {
+            f"{key}_token": _text(config.get(f"{key}_token")) for key in ("bos", "eos", "unk", "pad")
+        }
+
+    # -- text and tokens -------------------------------------------------------------------------
+
+    def encode(self, text: str) -> list[int]:
+        """Token ids; special tokens written out in the text are recognised, none is added."""
+        return self._tokenizer.encode(text, add_special_tokens=False).ids
+
+    def decode(self, ids: Sequence[int], *, special: bool = False) -> str:
+        """Text of token ids, with or without special tokens."""
+        return self._tokenizer.decode(list(ids), skip_special_tokens=not special)
+
+    def token_text(self, token: int) -> str:
+        """One token as a person would read it."""
+        if token in self.special:
+            return self.special[token]
+        text = self._tokenizer.decode([token], skip_special_tokens=False)
+        piece = self._tokenizer.id_to_token(token) or ""
+        return " " + text if piece.startswith("▁") and not text.startswith(" ") else text
+
+    def start(self, ids: list[int]) -> list[int]:
+        """The ids with exactly one BOS in front where the model wants one, and never two."""
+        if self.bos is None:
+            return ids
+        wanted = self.adds_bos or ids[:1] == [self.bos]
+        while ids[:1] == [self.bos]:
+            ids = ids[1:]
+        return [self.bos, *ids] if wanted else ids
+
+    # -- the chat template -----------------------------------------------------------------------
+
+    def render(self, messages: Sequence[dict[str, Any]], *, ask: bool = False) -> str:
+        """The conversation as text; with ``ask``, ended so that the model answers next.
+
+        Raises `ModelError` when there is no template or it refuses these messages.
+        """
+        if self._template is None:
+            raise ModelError(
+                'this model has no chat template; use rows with "text", or the chat version of the model'
+            )
+        import jinja2
+
+        try:
+            return self._template.render(messages=list(messages), add_generation_prompt=ask, **self._words)
+        except (jinja2.TemplateError, TypeError, ValueError, KeyError, OverflowError) as error:
+            raise ModelError(f"the model's chat template refuses these messages: {error}") from None
+
+    def prompt(self, messages: Sequence[dict[str, Any]]) -> list[int]:
+        """Token ids that ask the model for the next answer."""
+        return self.start(self.encode(self.render(messages, ask=True)))
+
+    # -- reading the folder ----------------------------------------------------------------------
+
+    def _id(self, token: Any) -> int | None:
+        return self._tokenizer.token_to_id(_text(token)) if token else None
+
+    def _adds_bos(self, config: dict[str, Any]) -> bool:
+        if "add_bos_token" in config:
+            return bool(config["add_bos_token"])
+        ids = self._tokenizer.encode("a", add_special_tokens=True).ids
+        return self.bos is not None and ids[:1] == [self.bos]
+
+    def _stops(self, folder: Path) -> frozenset[int]:
+        """Every token that ends an answer: the tokenizer's, and those that generation_config.json names."""
+        named = _read(folder / "generation_config.json").get("eos_token_id")
+        ids = named if isinstance(named, list) else [named]
+        return frozenset(i for i in [*ids, self.eos] if i is not None)
+
+
+def _read(path: Path) -> dict[str, Any]:
+    try:
+        value = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        return {}
+    except (ValueError, OSError) as error:
+        raise ModelError(f"{path} cannot be read ({error}); download the model again") from None
+    return value if isinstance(value, dict) else {}
+
+
+def _text(token: Any) -> str:
+    return str(token.get("content", "")) if isinstance(token, dict) else str(token or "")
+
+
+def _template(folder: Path, config: dict[str, Any]) -> str | None:
+    """From chat_template.jinja, else tokenizer_config.json, which may name several."""
+    path = folder / "chat_template.jinja"
+    if path.exists():
+        return path.read_text(encoding="utf-8")
+    template = config.get("chat_template")
+    if isinstance(template, list):
+        named = {t["name"]: t["template"] for t in template}
+        template = named.get("default") or next(iter(named.values()), None)
+    return template
+
+
+def _compile(source: str, where: str) -> Any:
+    import jinja2
+    from jinja2.ext import loopcontrols
+    from jinja2.sandbox import ImmutableSandboxedEnvironment
+
+    def refuse(message: str) -> None:
+        raise jinja2.TemplateError(message)
+
+    def tojson(value: Any, indent: int | None = None) -> str:
+        return json.dumps(value, ensure_ascii=False, indent=indent)
+
+    environment = ImmutableSandboxedEnvironment(
+        trim_blocks=True, lstrip_blocks=True, extensions=[loopcontrols]
+    )
+    environment.globals["raise_exception"] = refuse
+    environment.filters["tojson"] = tojson
+    try:
+        return environment.from_string(source)
+    except jinja2.TemplateError as error:
+        raise ModelError(f"the chat template of {where} is not valid Jinja: {error}") from None

@@ -1,0 +1,108 @@
+"""A base or tuned model that answers people: chat, and base against tuned side by side."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from tunesmith.dataset import prepare
+from tunesmith.engines.base import Engine
+from tunesmith.engines.choose import Precision, open_engine
+from tunesmith.models.architecture import read_architecture
+from tunesmith.models.chat import ChatFormat
+from tunesmith.models.find import find
+from tunesmith.run import RunFolder
+from tunesmith.settings import ModelSettings
+from tunesmith.training.checkpoints import read_adapter, shape_of
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """One question, answered by both; ``reference`` is the answer the data gives, where it has one."""
+
+    question: str
+    base: str
+    tuned: str
+    reference: str | None
+
+
+class Answerer:
+    """A loaded model with its chat format, with or without an adapter on it."""
+
+    def __init__(self, name: str, engine: Engine, chat: ChatFormat, *, system: str = "", adapter: bool = False,
+                 max_new_tokens: int = 512) -> None:  # fmt: skip
+        self.name, self.engine, self.chat = name, engine, chat
+        self.system, self.adapter, self.max_new_tokens = system, adapter, max_new_tokens
+
+    def answer(self, messages: Sequence[dict[str, Any]], on_text: Callable[[str], None] = lambda _: None,
+               *, adapter: bool | None = None) -> str:  # fmt: skip
+        """The model's answer to a conversation; ``on_text`` gets it piece by piece as it is written."""
+        if self.system and messages[0]["role"] != "system":
+            messages = [{"role": "system", "content": self.system}, *messages]
+        ids: list[int] = []
+        shown = 0
+
+        def take(_: int, token: int) -> None:
+            nonlocal shown
+            ids.append(token)
+            text = self.chat.decode(ids)
+            if not text.endswith("\ufffd"):  # half of a character that takes several tokens
+                on_text(text[shown:])
+                shown = len(text)
+
+        use = self.adapter if adapter is None else adapter
+        self.engine.generate(
+            [self.chat.prompt(messages)], max_new_tokens=self.max_new_tokens, stop=self.chat.stop, adapter=use, on_token=take
+        )
+        text = self.chat.decode(ids)
+        on_text(text[shown:])
+        return text.strip()
+
+
+def open_chat(name: str) -> Answerer:
+    """The tuned model of a run folder, or a bare model by name. Raises `ModelError` or `RunError`."""
+    folder = RunFolder(Path(name))
+    return _open_run(folder) if folder.exists else _open_model(name, ModelSettings(name=name))
+
+
+def _open_model(label: str, settings: ModelSettings) -> Answerer:
+    model = find(settings.name)
+    engine = _load(model.folder, settings.engine, settings.precision)
+    return Answerer(label, engine, ChatFormat(model.folder))
+
+
+def _load(folder: Path, engine: Literal["auto", "torch", "mlx"], precision: Precision) -> Engine:
+    return open_engine(folder, read_architecture(folder), engine, precision)
+
+
+def _open_run(folder: RunFolder) -> Answerer:
+    recipe = folder.recipe()
+    arrays, config = read_adapter(folder.adapter)
+    answerer = _open_model(folder.path.name, recipe.model)
+    answerer.engine.add_adapter(shape_of(config), seed=0)
+    answerer.engine.load_adapter_arrays(arrays)
+    answerer.adapter, answerer.system = True, _system(folder)
+    return answerer
+
+
+def _system(folder: RunFolder) -> str:
+    """The system message that the training rows had, if it was the same in all of them: without it
+    the model would be asked in another way than it was taught."""
+    firsts = {row.messages[0] for row in prepare.read(folder.dataset, "train")}
+    first = firsts.pop() if len(firsts) == 1 else None
+    return first.content if first is not None and first.role == "system" else ""
+
+
+def compare(folder: RunFolder, questions: list[str], count: int = 3) -> Iterator[Comparison]:
+    """Answers of base and tuned to these questions, or to the first ``count`` test rows."""
+    answerer = _open_run(folder)
+    answerer.max_new_tokens = folder.recipe().evaluate.max_new_tokens
+    asked: list[tuple[list[dict[str, str]], str | None]] = [([{"role": "user", "content": q}], None) for q in questions]
+    if not asked:
+        rows = [row for row in prepare.read(folder.dataset, "test") if row.answer][:count]
+        asked = [([{"role": m.role, "content": m.content} for m in row.prompt], row.answer) for row in rows]
+    for messages, reference in asked:
+        base, tuned = (answerer.answer(messages, adapter=adapter) for adapter in (False, True))
+        yield Comparison(messages[-1]["content"], base, tuned, reference)

@@ -1,0 +1,272 @@
+"""The stages of a run, each done again only when what it depends on has changed."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from tunesmith import files
+from tunesmith.errors import RunError, SourceError, TrainingError
+from tunesmith.progress import Progress
+from tunesmith.run import RunFolder
+from tunesmith.settings import Recipe, SqlTaskSettings, make_recipe, read_recipe
+
+STAGES = ("prepare", "train", "evaluate")
+
+
+def open_run(recipe_or_run: Path, run: Path | None = None, overrides: dict[str, Any] | None = None) -> tuple[RunFolder, Recipe]:
+    """The run folder that a recipe file or a run folder means, and the recipe with the overrides.
+
+    A recipe's folder is ``runs/<name>`` here, where the name is the file's, or its folder's when the
+    file is called recipe.toml. Raises `RecipeError` or `RunError`.
+    """
+    if recipe_or_run.is_dir():
+        folder = RunFolder(recipe_or_run)
+        recipe = folder.recipe()
+        if overrides:
+            recipe = make_recipe(recipe.model_dump(mode="json", exclude_none=True), overrides, str(recipe_or_run))
+        return folder, recipe
+    recipe = read_recipe(recipe_or_run, overrides)
+    name = recipe_or_run.resolve().parent.name if recipe_or_run.stem == "recipe" else recipe_or_run.stem
+    return RunFolder(run or Path("runs") / name), recipe
+
+
+def run(folder: RunFolder, recipe: Recipe, *, stages: tuple[str, ...] = STAGES, fresh: bool = False,
+        stop: Callable[[], bool] = lambda: False) -> Iterator[Progress]:  # fmt: skip
+    """Do the stages that are named, and yield what happens, already recorded in progress.jsonl.
+
+    A training with other settings or rows is never overwritten, unless ``fresh`` says so. Raises
+    any `TunesmithError`; what was finished before stays.
+    """
+    work = _Work(folder, recipe, stop)
+    with folder.lock():
+        if not fresh:
+            work.refuse_other_training()
+        folder.save_recipe(recipe)
+        for stage in stages:
+            for progress in work.stage(stage, fresh):
+                yield folder.record(progress)
+            if work.stopped:
+                return
+
+
+class _Work:
+    """One call of `run`. What several stages need is opened once, when it is first needed."""
+
+    def __init__(self, folder: RunFolder, recipe: Recipe, stop: Callable[[], bool]) -> None:
+        self.folder, self.recipe, self.stop = folder, recipe, stop
+        self.stopped = False
+
+    @cached_property
+    def model(self) -> Any:
+        from tunesmith.models.find import find
+
+        return find(self.recipe.model.name)
+
+    @cached_property
+    def chat(self) -> Any:
+        from tunesmith.models.chat import ChatFormat
+
+        return ChatFormat(self.model.folder)
+
+    @cached_property
+    def arch(self) -> Any:
+        from tunesmith.models.architecture import read_architecture
+
+        return read_architecture(self.model.folder)
+
+    @cached_property
+    def engine(self) -> Any:
+        from tunesmith.engines.choose import open_engine
+
+        engine = open_engine(self.model.folder, self.arch, self.recipe.model.engine, self.recipe.model.precision)
+        engine.add_adapter(lora_shape(self.recipe), self.recipe.train.seed)
+        return engine
+
+    # -- what each stage depends on --------------------------------------------------------------
+
+    def inputs(self, stage: str) -> str:
+        """Hash of everything that decides a stage's result."""
+        recipe = self.recipe
+        if stage == "prepare":
+            return files.value_hash([self.model.hash, recipe.data.model_dump(exclude={"folder"}), self._source_hashes()])
+        if stage == "train":
+            settings = recipe.train.model_dump(exclude={"save_minutes"})
+            return files.value_hash([self.inputs("prepare"), recipe.model.model_dump(exclude={"name"}), settings])
+        return files.value_hash([self.inputs("train"), recipe.evaluate.model_dump(exclude={"batch"}), self._task_hashes()])
+
+    def _source_hashes(self) -> list[str]:
+        from tunesmith.dataset.prepare import source_files
+
+        return [_hash(path) for path in source_files(self.recipe.data)]
+
+    def _task_hashes(self) -> list[str]:
+        tasks = [t for t in self.recipe.evaluate.tasks if isinstance(t, SqlTaskSettings)]
+        return [_hash(self.recipe.folder() / name) for t in tasks for name in (t.database, t.tables) if name]
+
+    def refuse_other_training(self) -> None:
+        """Raise `RunError` when the folder holds a training that other inputs began."""
+        begun = self.folder.manifest().get("training")
+        if begun is not None and begun != self.inputs("train"):
+            raise RunError(
+                f"{self.folder} holds a training with other settings or rows; "
+                "give --fresh to replace it, or --run FOLDER to begin beside it"
+            )
+
+    # -- the stages ------------------------------------------------------------------------------
+
+    def stage(self, stage: str, fresh: bool) -> Iterator[Progress]:
+        inputs = self.inputs(stage)
+        if self.folder.finished(stage, inputs) and not (fresh and stage == "train"):
+            yield Progress("stage", stage=stage, message="unchanged")
+            return
+        yield Progress("stage", stage=stage)
+        if stage == "train":
+            yield from self._train(fresh)
+        else:
+            yield from {"prepare": self._prepare, "evaluate": self._evaluate}[stage]()
+        if not self.stopped:
+            self.folder.finish(stage, inputs)
+            yield Progress("end", stage=stage)
+
+    def _prepare(self) -> Iterator[Progress]:
+        from tunesmith.dataset import prepare
+
+        dataset = prepare.build(self.recipe.data, self.chat)
+        report = prepare.write(dataset, self.folder.dataset, self.recipe.data)
+        self.folder.update_manifest(model={"name": self.model.name, "sha256": self.model.hash})
+        for finding in report["findings"]:
+            yield Progress("note", stage="prepare", message=finding["message"])
+
+    def _sequences(self, part: Any) -> Any:
+        from tunesmith.dataset import prepare
+
+        return prepare.sequences(prepare.read(self.folder.dataset, part), self.chat, self.recipe.data.max_tokens)
+
+    def _train(self, fresh: bool) -> Iterator[Progress]:
+        import shutil
+
+        from tunesmith.training.checkpoints import Checkpoints, adapter_config
+        from tunesmith.training.loop import Loop, Rows
+
+        self._need("prepare", "prepared")
+        if fresh:
+            for old in (self.folder.checkpoints, self.folder.adapter, self.folder.evaluation):
+                shutil.rmtree(old, ignore_errors=True)
+        self.folder.update_manifest(training=self.inputs("train"))
+        checkpoints = Checkpoints(self.folder.checkpoints)
+        rows = Rows(self._sequences("train"), self._sequences("valid"))
+        config = adapter_config(lora_shape(self.recipe), self.arch.layers, self.recipe.model.name)
+        loop = Loop(self.engine, rows, self.recipe.train, checkpoints, config, self.stop)
+        try:
+            yield from loop.run()
+        except TrainingError:
+            if loop.state.best_step:
+                checkpoints.publish(loop.state.best_step, self.folder.adapter)
+            raise
+        self.stopped = not loop.finished
+        if loop.finished:
+            checkpoints.publish(loop.state.best_step, self.folder.adapter)
+            self.folder.update_manifest(
+                adapter={"step": loop.state.best_step, "sha256": files.file_hash(self.folder.adapter / "adapter_model.safetensors")}
+            )
+
+    def _evaluate(self) -> Iterator[Progress]:
+        from tunesmith.dataset import prepare
+        from tunesmith.evaluation.evaluate import Candidate, Evaluation
+        from tunesmith.training.checkpoints import Checkpoints, read_adapter
+
+        self._need("train", "trained")
+        rows, sequences = prepare.read(self.folder.dataset, "test"), self._sequences("test")
+        if not sequences:
+            raise SourceError(f"{self.folder} has no test rows to measure on; raise data.split.test or name a test file")
+        checkpoints = Checkpoints(self.folder.checkpoints)
+        steps = checkpoints.milestones() if self.recipe.evaluate.checkpoints else []
+
+        def arrays(path: Path) -> Callable[[], Any]:
+            return lambda: read_adapter(path)[0]
+
+        evaluation = Evaluation(self.engine, self.chat, self.recipe.evaluate, self.recipe.folder(), rows, sequences)
+        yield from evaluation.run([
+            Candidate("base", None, asked=True),
+            *(Candidate(f"step-{step:06d}", arrays(checkpoints.path(step)), asked=False) for step in steps),
+            Candidate("tuned", arrays(self.folder.adapter), asked=True),
+        ])  # fmt: skip
+        files.write_jsonl(self.folder.evaluation / "samples.jsonl", evaluation.samples)
+        files.write_json(self.folder.evaluation / "results.json", evaluation.results)
+
+    def _need(self, stage: str, done: str) -> None:
+        if not self.folder.finished(stage, self.inputs(stage)):
+            raise RunError(f"{self.folder} is not {done} with these settings yet; `tunesmith run` does every stage")
+
+
+@dataclass(frozen=True)
+class Sample:
+    """One row as the model will see it: (text, learned, special) of every token."""
+
+    origin: str
+    tokens: list[tuple[str, bool, bool]]
+
+
+@dataclass(frozen=True)
+class Check:
+    """What `check` found."""
+
+    report: dict[str, Any]
+    samples: list[Sample]
+
+
+def check(recipe: Recipe, rows: int = 3) -> Check:
+    """Read and tokenize everything, train nothing, write nothing."""
+    from tunesmith.dataset import prepare
+
+    work = _Work(RunFolder(Path()), recipe, lambda: False)
+    dataset = prepare.build(recipe.data, work.chat)
+    chat, samples = work.chat, []
+    for sequence in dataset.sequences["train"][:rows]:
+        pairs = zip(sequence.ids, sequence.learn, strict=True)
+        tokens = [(chat.token_text(i), learned, i in chat.special) for i, learned in pairs]
+        samples.append(Sample(str(sequence.example.origin), tokens))
+    return Check(prepare.report(dataset, recipe.data), samples)
+
+
+def report(folder: RunFolder) -> dict[str, Any]:
+    """The dataset report of a prepared run."""
+    return _read(folder, folder.dataset / "report.json", "prepared")
+
+
+def results(folder: RunFolder) -> list[dict[str, Any]]:
+    """The measured models of an evaluated run, base first."""
+    return _read(folder, folder.evaluation / "results.json", "evaluated")
+
+
+def _read(folder: RunFolder, path: Path, done: str) -> Any:
+    import json
+
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise RunError(f"{folder} is not {done} yet; `tunesmith run` does every stage") from None
+
+
+def lora_shape(recipe: Recipe) -> Any:
+    """The adapter that the recipe asks for."""
+    from tunesmith.engines.base import LoraShape
+
+    train = recipe.train
+    layers = None if train.layers == "all" else train.layers
+    return LoraShape(train.lora.rank, train.lora.alpha, train.lora.dropout, train.lora.modules, layers)
+
+
+def _hash(path: Path) -> str:
+    try:
+        return files.file_hash(path)
+    except FileNotFoundError:
+        raise SourceError(f"there is no file {path}; check the recipe's paths and data.folder") from None
+    except IsADirectoryError:
+        raise SourceError(f"{path} is a folder; name a file in it") from None
+    except OSError as error:
+        raise SourceError(f"{path} cannot be read: {error.strerror}") from None

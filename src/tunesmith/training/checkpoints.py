@@ -1,0 +1,159 @@
+"""Checkpoints: complete or not there. The adapter in PEFT's layout, the optimizer, and where the loop stood."""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from safetensors.numpy import load_file, save
+
+from tunesmith import files
+from tunesmith.engines.base import Engine, LoraShape
+from tunesmith.errors import RunError
+
+WEIGHTS, CONFIG, OPTIMIZER, STATE = (
+    "adapter_model.safetensors", "adapter_config.json", "optimizer.safetensors", "state.json")  # fmt: skip
+
+
+@dataclass
+class State:
+    """Where the loop stands after ``step`` updates: all it needs to go on as if never interrupted."""
+
+    step: int = 0
+    best_step: int = 0
+    best_loss: float | None = None
+    since_best: int = 0
+    smooth_loss: float | None = None
+    lowest_smooth: float | None = None
+    losses: dict[int, float] = field(default_factory=dict)
+    """Validation loss by step."""
+    milestone: bool = True
+    """Written at a validation, so it is kept and evaluated; others only guard against a crash."""
+
+
+class Checkpoints:
+    """The folder ``checkpoints/`` of a run."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+
+    def path(self, step: int) -> Path:
+        return self.folder / f"step-{step:06d}"
+
+    def steps(self) -> list[int]:
+        """Steps that have a checkpoint, complete as its name only appears when it is."""
+        if not self.folder.exists():
+            return []
+        found = (re.fullmatch(r"step-(\d{6,})", p.name) for p in self.folder.iterdir())
+        return sorted(int(match[1]) for match in found if match)
+
+    def milestones(self) -> list[int]:
+        """Steps whose checkpoint was written at a validation."""
+        return [step for step in self.steps() if self._state(step).get("milestone")]
+
+    def save(self, engine: Engine, state: State, config: dict[str, Any]) -> Path:
+        """Write one checkpoint, then drop what it makes needless: earlier optimizer states but the
+        last, and earlier checkpoints that only guarded against a crash."""
+        target = self.path(state.step)
+        with files.atomic_folder(target) as folder:
+            blobs = {WEIGHTS: save(engine.adapter_arrays(), {"format": "pt"}), OPTIMIZER: save(engine.optimizer_arrays())}
+            hashes = {}
+            for name, blob in blobs.items():
+                (folder / name).write_bytes(blob)
+                hashes[name] = files.file_hash(folder / name)
+            (folder / CONFIG).write_text(json.dumps(config, indent=2) + "\n")
+            (folder / STATE).write_text(json.dumps({**asdict(state), "sha256": hashes}, indent=2) + "\n")
+        self._prune(state.step)
+        return target
+
+    def _prune(self, current: int) -> None:
+        earlier = [step for step in self.steps() if step < current]
+        for step in earlier[:-1]:
+            (self.path(step) / OPTIMIZER).unlink(missing_ok=True)
+            if not self._state(step).get("milestone"):
+                shutil.rmtree(self.path(step), ignore_errors=True)
+
+    def latest(self) -> int | None:
+        """The last step to continue from: whole, and with the optimizer. A damaged one is passed over."""
+        for step in reversed(self.steps()):
+            if (self.path(step) / OPTIMIZER).exists() and self._whole(step):
+                return step
+        return None
+
+    def _whole(self, step: int) -> bool:
+        expected = self._state(step).get("sha256", {})
+        try:
+            return bool(expected) and all(files.file_hash(self.path(step) / n) == h for n, h in expected.items())
+        except OSError:
+            return False
+
+    def load(self, engine: Engine, step: int) -> State:
+        """Put adapter and optimizer back into the engine; the state they belong to."""
+        folder = self.path(step)
+        engine.load_adapter_arrays(load_file(folder / WEIGHTS))
+        engine.load_optimizer_arrays(load_file(folder / OPTIMIZER), step)
+        values = {k: v for k, v in self._state(step).items() if k != "sha256"}
+        values["losses"] = {int(k): v for k, v in values["losses"].items()}
+        return State(**values)
+
+    def _state(self, step: int) -> dict[str, Any]:
+        try:
+            return json.loads((self.path(step) / STATE).read_text())
+        except (OSError, ValueError):
+            return {}
+
+    def drop_after(self, step: int) -> None:
+        """Remove later checkpoints: damaged ones, which the run now writes again."""
+        for later in self.steps():
+            if later > step:
+                shutil.rmtree(self.path(later))
+
+    def publish(self, step: int, adapter: Path) -> None:
+        """Make ``adapter/`` the adapter of one checkpoint."""
+        with files.atomic_folder(adapter) as folder:
+            for name in (WEIGHTS, CONFIG):
+                shutil.copyfile(self.path(step) / name, folder / name)
+
+
+def adapter_config(shape: LoraShape, layers: int, base: str) -> dict[str, Any]:
+    """PEFT's adapter_config.json. ``layers_to_transform`` is left out where all layers learn."""
+    config: dict[str, Any] = {
+        "peft_type": "LORA",
+        "task_type": "CAUSAL_LM",
+        "base_model_name_or_path": base,
+        "r": shape.rank,
+        "lora_alpha": shape.alpha,
+        "lora_dropout": shape.dropout,
+        "target_modules": list(shape.modules),
+        "bias": "none",
+        "fan_in_fan_out": False,
+        "inference_mode": True,
+    }
+    if shape.layers is not None and shape.layers < layers:
+        config["layers_to_transform"] = list(range(layers - shape.layers, layers))
+    return config
+
+
+def read_adapter(folder: Path) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
+    """Arrays and config of an adapter folder. Raises `RunError` when there is none yet."""
+    try:
+        return load_file(folder / WEIGHTS), json.loads((folder / CONFIG).read_text())
+    except FileNotFoundError:
+        raise RunError(f"{folder} holds no adapter yet; train first, with `tunesmith run`") from None
+
+
+def shape_of(config: dict[str, Any]) -> LoraShape:
+    """The `LoraShape` that an adapter_config.json describes."""
+    layers = config.get("layers_to_transform")
+    return LoraShape(
+        rank=config["r"],
+        alpha=config["lora_alpha"],
+        dropout=config.get("lora_dropout", 0.0),
+        modules=tuple(config["target_modules"]),
+        layers=len(layers) if layers else None,
+    )

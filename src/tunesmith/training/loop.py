@@ -1,0 +1,188 @@
+"""The training loop, written once for every engine. It yields what happened; it prints nothing."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections import deque
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+from tunesmith.dataset.tokens import Sequence
+from tunesmith.engines.base import Batch, Engine, StepSettings, iterate_by_length
+from tunesmith.errors import TrainingError
+from tunesmith.progress import Progress
+from tunesmith.settings import TrainSettings
+from tunesmith.training.checkpoints import Checkpoints, State
+from tunesmith.training.order import Order
+from tunesmith.training.schedule import learning_rate
+
+SMOOTH = 0.95
+"""Weight of the past in the smoothed loss that divergence is judged by."""
+
+
+@dataclass(frozen=True)
+class Rows:
+    """What is trained on, and what the best checkpoint is chosen with."""
+
+    train: list[Sequence]
+    valid: list[Sequence]
+
+
+class Loop:
+    """One training, from its last checkpoint to its end. The engine already carries the adapter."""
+
+    def __init__(self, engine: Engine, rows: Rows, settings: TrainSettings, checkpoints: Checkpoints,
+                 config: dict[str, Any], stop: Callable[[], bool] = lambda: False) -> None:  # fmt: skip
+        self.engine, self.rows, self.settings = engine, rows, settings
+        self.checkpoints, self.config, self.stop = checkpoints, config, stop
+        self.order = Order([len(s.ids) for s in rows.train], settings.batch, settings.seed)
+        self.steps = settings.steps or settings.epochs * self.order.steps_per_epoch
+        self.every = settings.validate_every or max(1, math.ceil(self.steps / 10))
+        self.state = State()
+        self.finished = False
+        self._saved = 0
+
+    def run(self) -> Iterator[Progress]:
+        """Train to the end, or until ``stop()``; then ``self.finished`` is False and a checkpoint stands.
+
+        Raises `TrainingError` when the loss is no number or grows without bound.
+        """
+        self._resume()
+        yield self._progress("start", message=self._greeting())
+        if self.state.step == 0 and self.rows.valid:
+            yield self._progress("validation", loss=self._validate())
+        pace, saved = _Pace(self.steps), time.monotonic()
+        while self.state.step < self.steps and not self._exhausted():
+            if self.stop():
+                yield from self._save(milestone=False)
+                return
+            yield self._step(pace)
+            due = self.state.step % self.every == 0 or self.state.step == self.steps
+            if due or time.monotonic() - saved > 60 * self.settings.save_minutes:
+                began = time.monotonic()
+                yield from self._milestone() if due else self._save(milestone=False)
+                saved = time.monotonic()
+                pace.paused(saved - began)
+        self.finished = True
+
+    def _resume(self) -> None:
+        latest = self.checkpoints.latest()
+        self.checkpoints.drop_after(latest or 0)
+        if latest is not None:
+            self.state = self.checkpoints.load(self.engine, latest)
+            self._saved = latest
+
+    def _greeting(self) -> str:
+        return f"continued after step {self.state.step}" if self.state.step else ""
+
+    def _exhausted(self) -> bool:
+        return self.settings.patience is not None and self.state.since_best >= self.settings.patience
+
+    # -- a step ----------------------------------------------------------------------------------
+
+    def _step(self, pace: _Pace) -> Progress:
+        s, step = self.settings, self.state.step + 1
+        rate = learning_rate(step, self.steps, s.learning_rate, s.warmup, s.schedule)
+        rows = [self.rows.train[i] for i in self.order.rows(step)]
+        micro = s.micro_batch or len(rows)
+        batches = [make_batch(rows[i : i + micro]) for i in range(0, len(rows), micro)]
+        began = time.monotonic()
+        result = self.engine.step(batches, StepSettings(step, rate, s.weight_decay, s.clip, s.seed))
+        tokens = sum(b.tokens for b in batches)
+        pace.took(time.monotonic() - began, tokens)
+        self._judge(step, result.loss, result.gradient_norm)
+        self.state.step = step
+        return self._progress(
+            "step", loss=result.loss, learning_rate=rate, gradient_norm=result.gradient_norm, tokens=tokens,
+            tokens_per_second=pace.tokens_per_second, memory=self.engine.memory(),
+            seconds_left=pace.left(self.steps - step), epoch=step / self.order.steps_per_epoch,
+        )  # fmt: skip
+
+    def _judge(self, step: int, loss: float, norm: float) -> None:
+        """Stop on a loss that is no number, or that rises far above where it started and stays there."""
+        if not math.isfinite(loss) or not math.isfinite(norm):
+            what = "the loss" if not math.isfinite(loss) else "the gradient"
+            raise TrainingError(f"{what} became {loss if what == 'the loss' else norm} at step {step}; {self._advice()}")
+        state = self.state
+        past = state.smooth_loss
+        state.smooth_loss = loss if past is None else SMOOTH * past + (1 - SMOOTH) * loss
+        state.lowest_smooth = min(state.smooth_loss, state.lowest_smooth or math.inf)
+        if step > 20 and state.smooth_loss > 2 * state.lowest_smooth + 1:
+            raise TrainingError(
+                f"the loss diverges: {state.smooth_loss:.2f} at step {step}, it was {state.lowest_smooth:.2f}; {self._advice()}"
+            )
+
+    def _advice(self) -> str:
+        kept = f"the adapter of step {self.state.best_step} is kept; " if self.state.best_step else ""
+        return f"{kept}try a train.learning_rate below {self.settings.learning_rate:g}, or a longer train.warmup"
+
+    # -- validation and checkpoints --------------------------------------------------------------
+
+    def _milestone(self) -> Iterator[Progress]:
+        state = self.state
+        if self.rows.valid:
+            loss = self._validate()
+            state.losses[state.step] = loss
+            better = state.best_loss is None or loss < state.best_loss
+            state.since_best = 0 if better else state.since_best + 1
+            if better:
+                state.best_loss, state.best_step = loss, state.step
+            yield self._progress("validation", loss=loss, best=better)
+        else:
+            state.best_step = state.step
+        yield from self._save(milestone=True)
+
+    def _validate(self) -> float:
+        return mean_loss(self.engine, self.rows.valid, self.settings.micro_batch or self.settings.batch)
+
+    def _save(self, *, milestone: bool) -> Iterator[Progress]:
+        if self.state.step == self._saved:
+            return
+        self.state.milestone = milestone
+        path = self.checkpoints.save(self.engine, self.state, self.config)
+        self._saved = self.state.step
+        yield self._progress("checkpoint", message=path.name)
+
+    def _progress(self, event: Any, **values: Any) -> Progress:
+        return Progress(event, stage="train", step=self.state.step, steps=self.steps, **values)
+
+
+class _Pace:
+    """Speed over the last steps, and what it means for the time left."""
+
+    def __init__(self, steps: int) -> None:
+        self._recent: deque[tuple[float, int]] = deque(maxlen=50)
+        self._pauses, self._taken = 0.0, 0
+
+    def took(self, seconds: float, tokens: int) -> None:
+        self._recent.append((seconds, tokens))
+        self._taken += 1
+
+    def paused(self, seconds: float) -> None:
+        self._pauses += seconds
+
+    @property
+    def tokens_per_second(self) -> float:
+        return sum(t for _, t in self._recent) / max(1e-9, sum(s for s, _ in self._recent))
+
+    def left(self, steps: int) -> float:
+        """Seconds for so many more steps, with validations and checkpoints as often as so far."""
+        step = sum(s for s, _ in self._recent) / len(self._recent)
+        return steps * (step + self._pauses / self._taken)
+
+
+def make_batch(rows: list[Sequence]) -> Batch:
+    """Rows padded to one length."""
+    return Batch.of([(row.ids, row.learn) for row in rows])
+
+
+def mean_loss(engine: Engine, rows: list[Sequence], batch: int, *, adapter: bool = True) -> float:
+    """Negative log-likelihood per learned token, in nats."""
+    total, tokens = 0.0, 0
+    for part in iterate_by_length([len(row.ids) for row in rows], batch):
+        losses, counts = engine.losses(make_batch([rows[i] for i in part]), adapter=adapter)
+        total += float(losses.sum())
+        tokens += int(counts.sum())
+    return total / tokens
