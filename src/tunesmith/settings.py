@@ -241,7 +241,7 @@ def _sentence(error: ValidationError) -> str:
 
 def _is_name(part: int | str) -> bool:
     """pydantic also names the branches of unions, such as "tuple[...]" or "function-before"."""
-    return isinstance(part, int) or part.isidentifier() and part not in ("float", "int", "str", "none")
+    return isinstance(part, int) or (part.isidentifier() and part not in ("float", "int", "str", "none"))
 
 
 def _nearest(path: list[str]) -> str | None:

@@ -12,6 +12,7 @@ from typing import Annotated
 from cyclopts import App, CycloptsError, Parameter
 from rich.text import Text
 
+from tunesmith.cli.console import standard_error, standard_output
 from tunesmith.cli.flags import parse_settings, settings_help, settings_last
 
 RecipeOrRun = Annotated[Path, Parameter(help="A recipe file, or the folder of a run.")]
@@ -43,13 +44,10 @@ app = App(
 
 def call(tokens: Sequence[str]) -> None:
     """Run one command line. Raises what the rooms raise, `UsageError`, and SystemExit(2)."""
-    if not tokens or tokens[0] not in WITH_SETTINGS:
-        app(tokens)
-        return
-    app(settings_last(tokens))
-    if "--help" in tokens or "-h" in tokens:
-        from tunesmith.cli.console import standard_output
-
+    takes_settings = bool(tokens) and tokens[0] in WITH_SETTINGS
+    tokens = settings_last(tokens) if takes_settings else tokens
+    app(tokens, console=standard_output(), error_console=standard_error())
+    if takes_settings and ("--help" in tokens or "-h" in tokens):
         standard_output().print(settings_help())
 
 

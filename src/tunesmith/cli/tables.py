@@ -129,7 +129,7 @@ def report_table(report: dict[str, Any]) -> RenderableType:
     grid.add_column(style="dim", no_wrap=True)
     grid.add_column(justify="right", style="bold", no_wrap=True)
     grid.add_column()
-    most = max(*rows.values(), 1)
+    most = max([*rows.values(), 1])
     grid.add_row("rows read", f"{report['inputs']:,}")
     for part, name in (("train", "to train"), ("valid", "to validate"), ("test", "to test")):
         grid.add_row(name, f"{rows.get(part, 0):,}", Text(bar(rows.get(part, 0) / most, 24), "cyan"))

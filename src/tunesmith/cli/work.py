@@ -157,7 +157,7 @@ def check(path: Path, overrides: dict[str, Any], *, rows: int, as_json: bool) ->
             for sample in found.samples:
                 console.print(token_rows(sample.origin, sample.tokens))
             if found.samples:
-                console.print(Text(), token_legend(), Text())
+                console.print(Text(), token_legend(), Text(), sep="\n")
             console.print(report_table(found.report))
     if as_json:
         samples = [{"origin": s.origin, "tokens": [list(token) for token in s.tokens]} for s in found.samples]

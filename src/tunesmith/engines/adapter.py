@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import numpy as np
 
-from tunesmith.engines.base import LoraShape
+from tunesmith.engines.base import LORA_MODULES, LoraShape
+from tunesmith.errors import EngineError
 from tunesmith.models.architecture import Architecture
 
 PREFIX = "base_model.model.model.layers."
-PLACE = {name: "mlp" if name in ("gate_proj", "up_proj", "down_proj") else "self_attn" for name in (
-    "q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")}
+PLACE = {name: "mlp" if name in ("gate_proj", "up_proj", "down_proj") else "self_attn" for name in LORA_MODULES}
 
 
 def widths(arch: Architecture, module: str) -> tuple[int, int]:
@@ -49,3 +51,12 @@ def fresh(arch: Architecture, shape: LoraShape, seed: int) -> dict[str, np.ndarr
             arrays[key(layer, module, "A")] = rng.uniform(-bound, bound, (shape.rank, width_in)).astype(np.float32)
             arrays[key(layer, module, "B")] = np.zeros((width_out, shape.rank), np.float32)
     return arrays
+
+
+def check_layout(expected: Mapping[str, np.ndarray], arrays: Mapping[str, np.ndarray]) -> None:
+    """Raise `EngineError` unless names and shapes are the expected ones."""
+    if different := sorted(expected.keys() ^ arrays.keys()):
+        raise EngineError(f"these arrays belong to another adapter: {different[0]} is on one side only")
+    for name, array in arrays.items():
+        if expected[name].shape != array.shape:
+            raise EngineError(f"{name} is {array.shape}, this adapter needs {expected[name].shape}")

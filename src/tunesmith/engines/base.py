@@ -72,8 +72,8 @@ class LoraShape:
 
 @dataclass(frozen=True)
 class StepSettings:
-    """What an optimizer step is told besides its rows. Dropout is drawn from (seed, step) alone,
-    so that a step taken again after a crash is the same step."""
+    """What an optimizer step is told besides its rows. Dropout is drawn from (seed, step, index of the
+    micro-batch) alone, so that a step taken again after a crash is the same step."""
 
     step: int
     learning_rate: float
@@ -118,7 +118,9 @@ class Engine(Protocol):
 
     def step(self, micro_batches: Sequence[Batch], settings: StepSettings) -> StepResult:
         """One AdamW update (betas 0.9, 0.999, eps 1e-8, bias corrected) on the micro-batches together:
-        the loss is the sum of negative log-likelihoods over all learned tokens, divided by their number."""
+        the loss is the sum of negative log-likelihoods over all learned tokens, divided by their number. A micro-batch
+        without learned tokens is skipped; when no token is learned at all it raises `TrainingError`.
+        When loss or gradient is not finite, nothing is updated."""
         ...
 
     def losses(self, batch: Batch, *, adapter: bool = True) -> tuple[np.ndarray, np.ndarray]:
@@ -141,12 +143,16 @@ class Engine(Protocol):
         on_token: Callable[[int, int], None] | None = None,
     ) -> list[Generation]:
         """Continue every prompt until a stop id (not part of the result) or the limit, all at once.
-        ``on_token(row, id)`` is called as each token comes."""
+        A row's draws come from (seed, row) alone. ``on_token(row, id)`` is called as each token comes."""
         ...
 
-    def adapter_arrays(self) -> dict[str, np.ndarray]: ...
+    def adapter_arrays(self) -> dict[str, np.ndarray]:
+        """The adapter as it is now, copied."""
+        ...
 
-    def load_adapter_arrays(self, arrays: dict[str, np.ndarray]) -> None: ...
+    def load_adapter_arrays(self, arrays: dict[str, np.ndarray]) -> None:
+        """Replace the adapter's values; raises `EngineError` unless names and shapes are its own."""
+        ...
 
     def optimizer_arrays(self) -> dict[str, np.ndarray]:
         """First and second moments under ``m.<adapter name>`` and ``v.<adapter name>``, float32,

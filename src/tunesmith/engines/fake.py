@@ -14,7 +14,7 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 
-from tunesmith.engines.adapter import fresh
+from tunesmith.engines.adapter import check_layout, fresh
 from tunesmith.engines.base import Batch, Generation, LoraShape, StepResult, StepSettings
 from tunesmith.errors import EngineError, TrainingError
 from tunesmith.models.architecture import Architecture, Rope
@@ -140,7 +140,7 @@ class FakeEngine:
 
     def load_adapter_arrays(self, arrays: dict[str, np.ndarray]) -> None:
         self._need_adapter()
-        _same_layout(self._arrays, arrays)
+        check_layout(self._arrays, arrays)
         self._arrays = {name: arrays[name].astype(np.float32) for name in self._arrays}
 
     def optimizer_arrays(self) -> dict[str, np.ndarray]:
@@ -150,7 +150,7 @@ class FakeEngine:
     def load_optimizer_arrays(self, arrays: dict[str, np.ndarray], steps: int) -> None:
         self._need_adapter()
         if arrays:
-            _same_layout({f"{part}.{name}": a for part in "mv" for name, a in self._arrays.items()}, arrays)
+            check_layout({f"{part}.{name}": a for part in "mv" for name, a in self._arrays.items()}, arrays)
         parts = (
             {n[2:]: a.astype(np.float32) for n, a in arrays.items() if n.startswith(p)} for p in ("m.", "v.")
         )
@@ -228,11 +228,3 @@ def _learned(batch: Batch, vocabulary: int) -> tuple[np.ndarray, np.ndarray, np.
 def _log_softmax(logits: np.ndarray) -> np.ndarray:
     shifted = logits - logits.max(axis=-1, keepdims=True)
     return shifted - np.log(np.exp(shifted).sum(axis=-1, keepdims=True))
-
-
-def _same_layout(expected: Arrays, arrays: Arrays) -> None:
-    if different := sorted(expected.keys() ^ arrays.keys()):
-        raise EngineError(f"these arrays belong to another adapter: {different[0]} is on one side only")
-    for name, array in arrays.items():
-        if expected[name].shape != array.shape:
-            raise EngineError(f"{name} is {array.shape}, this adapter needs {expected[name].shape}")

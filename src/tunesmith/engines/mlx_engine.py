@@ -12,7 +12,7 @@ from pathlib import Path
 import mlx.core as mx
 import numpy as np
 
-from tunesmith.engines.adapter import fresh, trained_layers
+from tunesmith.engines.adapter import check_layout, fresh, trained_layers
 from tunesmith.engines.base import Batch, Generation, LoraShape, StepResult, StepSettings, peak_memory
 from tunesmith.engines.mlx_decoder import Adapter, Decoder, kept_bytes
 from tunesmith.engines.mlx_generate import Picker, generate
@@ -237,11 +237,7 @@ def out_of_memory() -> Iterator[None]:
 
 def like(expected: Arrays, arrays: Mapping[str, np.ndarray]) -> Arrays:
     """``arrays`` on MLX in float32. Raises `EngineError` unless names and shapes are the expected ones."""
-    if different := sorted(expected.keys() ^ arrays.keys()):
-        raise EngineError(f"these arrays belong to another adapter: {different[0]} is on one side only")
-    for name, array in arrays.items():
-        if expected[name].shape != array.shape:
-            raise EngineError(f"{name} is {array.shape}, this adapter needs {expected[name].shape}")
+    check_layout(expected, arrays)
     return {name: mx.array(arrays[name].astype(np.float32)) for name in expected}
 
 

@@ -14,7 +14,7 @@ from torch import Tensor
 from tunesmith.engines import adapter as layout
 from tunesmith.engines.base import Batch, Generation, LoraShape, StepResult, StepSettings, peak_memory
 from tunesmith.engines.torch_decoder import GROUPS, Decoder, Update, Updates
-from tunesmith.errors import EngineError, OutOfMemory
+from tunesmith.errors import EngineError, OutOfMemory, TrainingError
 from tunesmith.models.architecture import Architecture
 
 MOMENTS = {"m": "exp_avg", "v": "exp_avg_sq"}
@@ -44,7 +44,10 @@ class TorchEngine:
     def __init__(self, folder: Path, arch: Architecture, dtype: str = "auto") -> None:
         self.arch = arch
         self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-        self.dtype = DTYPES[fastest_dtype(self.device) if dtype == "auto" else dtype]
+        name = fastest_dtype(self.device) if dtype == "auto" else dtype
+        if name not in DTYPES:
+            raise EngineError(f"precision {dtype!r} is not known; known are auto, {', '.join(DTYPES)}")
+        self.dtype = DTYPES[name]
         with _memory_errors(), torch.no_grad():
             self.decoder = Decoder(folder, arch, self.dtype, self.device)
         self._trained: dict[tuple[int, str], Trained] = {}
@@ -85,22 +88,35 @@ class TorchEngine:
                 yield layout.key(layer, module, "B"), trained, lambda a, b, r=ranks, o=outs: b[o, r]
 
     def adapter_arrays(self) -> dict[str, np.ndarray]:
-        return {name: _numpy(cut(t.a, t.b)) for name, t, cut in self._blocks()}
+        self._need_adapter()
+        return self._named(lambda t: (t.a, t.b))
+
+    def _named(self, of: Callable[[Trained], tuple[Tensor, Tensor]]) -> dict[str, np.ndarray]:
+        """Arrays under PEFT's names, cut out of an (a-like, b-like) pair of every group."""
+        return {name: _numpy(cut(*of(t))) for name, t, cut in self._blocks()}
+
+    def _need_adapter(self) -> None:
+        if not self._trained:
+            raise EngineError("there is no adapter to train yet; call add_adapter first")
 
     @torch.no_grad()
     def load_adapter_arrays(self, arrays: dict[str, np.ndarray]) -> None:
+        layout.check_layout(self._named(lambda t: (t.a, t.b)), arrays)
         for name, t, cut in self._blocks():
-            if name not in arrays:
-                raise EngineError(f"the adapter has no {name}; it was made with other LoRA settings")
             cut(t.a, t.b).copy_(_tensor(arrays[name]))
 
     # -- training --------------------------------------------------------------------------------
 
     def step(self, micro_batches: Sequence[Batch], settings: StepSettings) -> StepResult:
+        self._need_adapter()
         learned = sum(batch.learned for batch in micro_batches)
+        if not learned:
+            raise TrainingError(f"step {settings.step} has no token to learn; check the rows with `tunesmith check`")
         total = 0.0
         with _memory_errors():
             for i, batch in enumerate(micro_batches):
+                if not batch.learned:
+                    continue
                 generator = self._generator(settings, i)
                 ids, learn = self._tensors(batch)
                 losses, _ = self.decoder.losses(ids, learn, self._updates(generator))
@@ -143,11 +159,12 @@ class TorchEngine:
     def optimizer_arrays(self) -> dict[str, np.ndarray]:
         if self._optimizer is None or not self._optimizer.state:
             return {}
-        state, arrays = self._optimizer.state, {}
-        for name, t, cut in self._blocks():
-            for short, long in MOMENTS.items():
-                arrays[f"{short}.{name}"] = _numpy(cut(state[t.a][long], state[t.b][long]))
-        return arrays
+        state = self._optimizer.state
+        return {
+            f"{short}.{name}": array
+            for short, long in MOMENTS.items()
+            for name, array in self._named(lambda t, of=long: (state[t.a][of], state[t.b][of])).items()
+        }
 
     @torch.no_grad()
     def load_optimizer_arrays(self, arrays: dict[str, np.ndarray], steps: int) -> None:
@@ -183,14 +200,18 @@ class TorchEngine:
     def generate(self, prompts: Sequence[Sequence[int]], *, max_new_tokens: int, stop: frozenset[int],
                  temperature: float = 0.0, seed: int = 0, adapter: bool = True,
                  on_token: Callable[[int, int], None] | None = None) -> list[Generation]:  # fmt: skip
-        updates, generator = self._updates(adapter=adapter), torch.Generator(self.device).manual_seed(seed)
+        if not all(prompts):
+            raise EngineError("an empty prompt cannot be continued")
         results = [Generation() for _ in prompts]
+        if not prompts:
+            return results
+        updates, draws = self._updates(adapter=adapter), [np.random.default_rng([seed, row]) for row in range(len(prompts))]
         with _memory_errors():
             alive = list(range(len(prompts)))
             ids, pads = self._left_padded(prompts)
             cache = self.decoder.new_cache(len(prompts), ids.shape[1] + max_new_tokens)
             for _ in range(max_new_tokens):
-                chosen = _choose(self.decoder.read(ids, pads, cache, updates), temperature, generator)
+                chosen = _choose(self.decoder.read(ids, pads, cache, updates), temperature, [draws[row] for row in alive])
                 going = []
                 for at, (row, token) in enumerate(zip(alive, chosen.tolist(), strict=True)):
                     if token in stop:
@@ -240,10 +261,14 @@ def fastest_dtype(device: torch.device) -> str:
     return "bf16" if torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported() else "fp32"
 
 
-def _choose(logits: Tensor, temperature: float, generator: torch.Generator) -> Tensor:
+def _choose(logits: Tensor, temperature: float, draws: list[np.random.Generator]) -> Tensor:
+    """The next token of each row: the likeliest, or one drawn by the inverse of the cumulative
+    distribution, from the row's own generator: what other rows do changes nothing."""
     if temperature <= 0:
         return logits.argmax(-1)
-    return torch.multinomial(torch.softmax(logits / temperature, -1), 1, generator=generator)[:, 0]
+    sums = torch.softmax(logits / temperature, -1).cumsum(-1)
+    at = torch.tensor([[draw.random()] for draw in draws], dtype=sums.dtype, device=sums.device) * sums[:, -1:]
+    return torch.searchsorted(sums, at, right=True)[:, 0].clamp_(max=logits.shape[-1] - 1)
 
 
 def _numpy(tensor: Tensor) -> np.ndarray:

@@ -110,6 +110,7 @@ def _parse(c: dict[str, Any], family: str) -> Architecture:
     if activation not in ("silu", "gelu_pytorch_tanh"):
         raise ValueError(f"hidden_act {activation!r}")
     rope, local = _ropes(c, gemma)
+    biased = family in ("llama", "qwen3", "gemma3") and bool(c.get("attention_bias"))
     return Architecture(
         family=family,
         layers=int(c["num_hidden_layers"]),
@@ -125,8 +126,8 @@ def _parse(c: dict[str, Any], family: str) -> Architecture:
         rope=rope,
         local_rope=local,
         windows=_windows(c, family),
-        qkv_bias=family == "qwen2" or bool(c.get("attention_bias")),
-        o_bias=family in ("llama", "qwen3") and bool(c.get("attention_bias")),
+        qkv_bias=family == "qwen2" or biased,
+        o_bias=biased,
         mlp_bias=family == "llama" and bool(c.get("mlp_bias")),
         qk_norm=family == "qwen3" or gemma,
         sandwich_norms=gemma,

@@ -18,7 +18,8 @@ NORMAL, UNKNOWN, CONTROL, USER_DEFINED, UNUSED, BYTE = range(1, 7)
 END_TEXTS = frozenset(
     ["<|eot_id|>", "<|im_end|>", "<|end|>", "<|return|>", "<end_of_turn>", "<|endoftext|>", "<|eom_id|>"]
 ) | {"<EOT>", "<|end_of_text|>", "<end_of_utterance>", "</s>", "<eos>", "<｜end▁of▁sentence｜>"}
-"""Tokens that llama.cpp takes for the end of an answer by their text (llama-vocab.cpp)."""
+"""Control tokens that llama.cpp takes for the end of an answer by their text (llama-vocab.cpp). It goes by
+the text alone; Gemma has </s> as an ordinary piece of HTML."""
 
 
 def tokenizer_files(gguf: Gguf) -> dict[str, dict[str, Any]]:
@@ -66,7 +67,7 @@ def generation_ids(gguf: Gguf) -> dict[str, Any]:
     special = _special_ids(gguf)
     tokens, types = gguf.require("tokenizer.ggml.tokens"), _types(gguf)
     ends = [special.get("eos"), *(gguf.get(f"tokenizer.ggml.{name}_token_id") for name in ("eot", "eom"))]
-    ends += [i for i, t in enumerate(tokens) if t in END_TEXTS and types[i] in (CONTROL, USER_DEFINED)]
+    ends += [i for i, t in enumerate(tokens) if t in END_TEXTS and types[i] == CONTROL]
     ids = {"bos_token_id": special.get("bos"), "pad_token_id": special.get("pad")}
     found = {name: number for name, number in ids.items() if number is not None}
     return found | {"eos_token_id": list(dict.fromkeys(e for e in ends if e is not None))}
@@ -107,8 +108,8 @@ def _byte_level(gguf: Gguf) -> tuple[dict[str, Any], bool]:
 
 def _split_merge(merge: str) -> list[str]:
     """Both parts; as in llama.cpp the first space after the first character parts them."""
-    at = merge.index(" ", 1)
-    return [merge[:at], merge[at + 1 :]]
+    at = merge.find(" ", 1)
+    return [merge[:at], merge[at + 1 :]] if at > 0 else [merge]
 
 
 def _sentence_piece(gguf: Gguf) -> tuple[dict[str, Any], bool]:
@@ -193,7 +194,7 @@ def _added(gguf: Gguf) -> list[dict[str, Any]]:
     """Tokens that are found in the text as they stand, before anything else is done to it."""
     added = []
     for i, (token, kind) in enumerate(zip(gguf.require("tokenizer.ggml.tokens"), _types(gguf), strict=True)):
-        special = kind in (CONTROL, UNKNOWN) or (token in END_TEXTS and kind == USER_DEFINED)
+        special = kind in (CONTROL, UNKNOWN)
         if special or kind == USER_DEFINED:
             flags = {"single_word": False, "lstrip": False, "rstrip": False, "normalized": False}
             added.append({"id": i, "content": token, **flags, "special": special})

@@ -1,0 +1,67 @@
+"""The peer: TRL's SFTTrainer with PEFT at its defaults, on rows given as token ids. Run by speed.py in its own environment.
+
+    python trl_peer.py MODEL_FOLDER ROWS.json SETTINGS.json
+
+Prints one JSON object: seconds of training, tokens (padding not counted), losses, peak memory.
+"""
+
+from __future__ import annotations
+
+import json
+import resource
+import sys
+import time
+
+import torch
+from datasets import Dataset
+from peft import LoraConfig
+from transformers import AutoModelForCausalLM, AutoTokenizer, TrainerCallback
+from trl import SFTConfig, SFTTrainer
+
+
+class Clock(TrainerCallback):
+    """Time between the end of the warm-up step and the end of training."""
+
+    def __init__(self) -> None:
+        self.began = self.ended = 0.0
+
+    def on_step_end(self, args, state, control, **kwargs):
+        if state.global_step == 1:
+            self.began = time.monotonic()
+        self.ended = time.monotonic()
+
+
+def main() -> None:
+    model_folder, rows_file, settings_file = sys.argv[1:4]
+    rows = json.loads(open(rows_file).read())
+    settings = json.loads(open(settings_file).read())
+    model = AutoModelForCausalLM.from_pretrained(model_folder, dtype=torch.bfloat16)
+    tokenizer = AutoTokenizer.from_pretrained(model_folder)
+    tokenizer.pad_token = tokenizer.pad_token or tokenizer.eos_token
+    data = Dataset.from_list([{"input_ids": r["ids"], "completion_mask": [int(x) for x in r["learn"]]} for r in rows])
+    batch = settings["batch"]
+    config = SFTConfig(
+        output_dir=settings["out"], per_device_train_batch_size=batch, max_steps=settings["steps"],
+        learning_rate=settings["learning_rate"], lr_scheduler_type="constant", bf16=True, use_cpu=True,
+        report_to=[], save_strategy="no", logging_steps=1, max_length=None, seed=0,
+        completion_only_loss=True, disable_tqdm=True,
+    )  # fmt: skip
+    lora = LoraConfig(
+        r=settings["rank"], lora_alpha=settings["alpha"], target_modules=settings["modules"], task_type="CAUSAL_LM",
+        layers_to_transform=settings["layers_to_transform"],
+    )  # fmt: skip
+    clock = Clock()
+    trainer = SFTTrainer(model=model, args=config, train_dataset=data, peft_config=lora, processing_class=tokenizer, callbacks=[clock])
+    order = list(iter(trainer.get_train_dataloader()))
+    lengths = [int(b["attention_mask"].sum()) for b in order][: settings["steps"]]
+    trainer.train()
+    losses = [entry["loss"] for entry in trainer.state.log_history if "loss" in entry]
+    print(json.dumps({
+        "seconds": clock.ended - clock.began,
+        "tokens": sum(lengths[1:]),
+        "losses": losses,
+        "memory": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024,
+    }))  # fmt: skip
+
+
+main()

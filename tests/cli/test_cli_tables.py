@@ -1,0 +1,169 @@
+import io
+
+import pytest
+from rich.cells import cell_len
+from rich.console import Console
+
+from tunesmith.cli import words
+from tunesmith.cli.prose import wrap
+from tunesmith.cli.tables import ResultsTable, bar, report_table, side_by_side, token_rows
+
+
+def text(renderable, width=80):
+    console = Console(file=io.StringIO(), width=width)
+    console.print(renderable)
+    shown = console.file.getvalue()  # pyright: ignore[reportAttributeAccessIssue]
+    assert max(cell_len(line) for line in shown.splitlines()) <= width
+    return shown
+
+
+def model(name, loss, score=None, interval=(0.0, 1.0)):
+    tasks = {} if score is None else {"sql": {"score": score, "n": 300, "interval": list(interval)}}
+    return {"model": name, "split": "test", "loss": loss, "perplexity": 2.0, "tasks": tasks}
+
+
+RESULTS = [
+    model("base", 2.31, 0.03, (0.016, 0.056)),
+    model("step-000200", 0.71),
+    model("tuned", 0.72, 0.86, (0.82, 0.9)),
+]
+
+
+@pytest.mark.parametrize(("width", "interval"), [(100, True), (60, True), (40, False)])
+def test_results_name_every_model_and_drop_detail_where_it_is_narrow(width, interval):
+    shown = text(ResultsTable(RESULTS), width)
+    assert shown.index("base") < shown.index("step-0") < shown.index("tuned")
+    assert ("82–90 %" in shown) is interval
+    assert "86 %" in shown
+
+
+def test_the_best_of_each_column_is_marked():
+    lines = {line.split()[0]: line for line in text(ResultsTable(RESULTS), 100).splitlines() if line.strip()}
+    assert "0.710 ◆" in lines["step-000200"]
+    assert "86 % ◆" in lines["tuned"]
+    assert "◆" not in lines["base"]
+
+
+@pytest.mark.parametrize(
+    ("base", "tuned", "said"),
+    [
+        ((0.0, 0.1), (0.8, 0.9), "better"),
+        ((0.8, 0.9), (0.0, 0.1), "worse"),
+        ((0.2, 0.5), (0.4, 0.7), "not sure"),
+    ],
+)
+def test_the_verdict_follows_the_intervals(base, tuned, said):
+    assert said in text(
+        ResultsTable([model("base", 1.0, sum(base) / 2, base), model("tuned", 1.0, sum(tuned) / 2, tuned)])
+    )
+
+
+def test_results_without_tasks_or_losses_are_drawn():
+    assert "base" in text(
+        ResultsTable([{"model": "base", "split": "test", "loss": None, "perplexity": None, "tasks": {}}])
+    )
+    assert text(ResultsTable([]))
+
+
+@pytest.mark.parametrize("share", [-1.0, 0.0, 0.333, 0.999, 1.0, 2.0])
+def test_a_bar_has_its_width(share):
+    assert len(bar(share, 12)) == 12
+
+
+REPORT = {
+    "inputs": 6012,
+    "rows": {"train": 4800, "valid": 600, "test": 600},
+    "quarantined": 12,
+    "cut": [{"origin": f"很长的文章.jsonl:{i}", "tokens": 3000, "lost": 952} for i in range(5)],
+    "tokens": {"train": 480000, "learned": 96000, "longest": 2048},
+    "findings": [{"severity": "error", "message": "[x] 测试"}, {"severity": "note", "message": "fine"}],
+}
+
+
+@pytest.mark.parametrize("width", [60, 100])
+def test_the_report_accounts_for_every_row(width):
+    shown = text(report_table(REPORT), width)
+    for part in (
+        "6,012",
+        "4,800",
+        "12",
+        "20 % of them learned",
+        "很长的文章.jsonl:0 lost 952",
+        "2 more",
+        "✗ [x] 测试",
+        "• fine",
+    ):
+        assert part in shown
+
+
+def test_an_empty_report_is_drawn():
+    empty = {"inputs": 0, "rows": {}, "quarantined": 0, "cut": [], "findings": [],
+             "tokens": {"train": 0, "learned": 0, "longest": 0}}  # fmt: skip
+    assert "rows read" in text(report_table(empty))
+
+
+@pytest.mark.parametrize("width", [60, 81, 120])
+def test_answers_stand_side_by_side_also_in_chinese(width):
+    shown = text(
+        side_by_side(
+            "问题？", "我不知道您的数据库里有什么，请联系客服。" * 4 + "Please note.", "SELECT 1", "SELECT  1"
+        ),
+        width,
+    )
+    assert "tuned ✓" in shown
+    assert "base ✓" not in shown
+    rows = [line for line in shown.splitlines() if line.startswith("│")]
+    assert {cell_len(row) for row in rows} == {width}
+    assert "Please" in shown
+
+
+def test_an_empty_answer_is_said_to_be_empty():
+    assert "(nothing)" in text(side_by_side("q", "", "a", None))
+
+
+def test_lines_break_at_spaces_and_between_chinese_characters_but_not_before_a_comma():
+    assert list(wrap("我不知道，你呢 hello world", 8)) == ["我不知", "道，你呢", "hello", "world"]
+    assert list(wrap("a\n\n  b", 8)) == ["a", "", "  b"]
+    assert list(wrap("abcdefghij", 4)) == ["abcd", "efgh", "ij"]
+
+
+def test_no_character_is_lost_in_wrapping():
+    prose = "Emoji 😀👩‍👩‍👧 naïve café, Ελληνικά 日本語テスト（括号）한국어 ✓ → ∑ €"
+    for width in range(2, 40):
+        assert "".join("".join(wrap(prose, width)).split()) == "".join(prose.split())
+
+
+TOKENS = [("<|im_start|>", False, True), ("user", False, False), ("\n", False, False), ("首都", False, False),
+          (" is", True, False), ("\x1b[31m", True, False), ("<|im_end|>", True, True),
+          ("\n", False, False)]  # fmt: skip
+
+
+def test_a_row_of_tokens_shows_boundaries_newlines_and_what_is_learned():
+    shown = text(token_rows("rows.jsonl:3", TOKENS))
+    assert "rows.jsonl:3  8 tokens, 3 learned" in shown
+    assert "<|im_start|>│user│⏎\n首都⟦ is│␛[31m│<|im_end|>⟧⏎" in shown
+
+
+def test_learned_tokens_are_underlined_so_that_they_show_without_colour():
+    console = Console(
+        file=io.StringIO(), width=80, force_terminal=True, no_color=True, color_system="truecolor"
+    )
+    console.print(token_rows("rows.jsonl:3", TOKENS))
+    assert "\x1b[4m is" in console.file.getvalue()  # pyright: ignore[reportAttributeAccessIssue]
+
+
+@pytest.mark.parametrize(
+    ("seconds", "said"),
+    [(0.44, "0.4 s"), (45, "45 s"), (250, "4 min 10 s"), (3720, "1 h 02 min"), (3599.7, "1 h 00 min")],
+)
+def test_durations_are_written_as_people_say_them(seconds, said):
+    assert words.duration(seconds) == said
+
+
+def test_small_numbers_are_written_short():
+    assert [words.rate(1.2e-4), words.rate(0), words.size(2.1e9), words.size(3.4e8)] == [
+        "1.2e-4",
+        "0",
+        "2.1 GB",
+        "340 MB",
+    ]
