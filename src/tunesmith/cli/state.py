@@ -35,6 +35,7 @@ class ProgressState:
             if event.event in ("start", "step", "validation"):
                 self.take(event)
         self.latest, self.working, self.stage, self.step = None, None, "", 0
+        self.began = self.clock()
 
     def take(self, progress: Progress) -> None:
         """Bring the state up to date with one event."""

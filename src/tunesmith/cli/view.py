@@ -136,9 +136,8 @@ class View:
         if state.working:
             parts.append(self._working(state.working))
         elif not state.latest:
-            parts.append(
-                self._spinning(words.duration(state.stage_seconds) if state.stage else "getting ready")
-            )
+            what = {"": "getting ready", "train": "before the first step"}.get(state.stage, state.stage)
+            parts.append(self._spinning(f"{what} · {words.duration(state.stage_seconds)}"))
         if self._stopping:
             parts.append(Text("stopping after this step … Ctrl-C again stops at once", "bold yellow"))
         return Group(*parts)

@@ -286,13 +286,13 @@ INTENTS = (
     Intent(
         "SELECT name FROM customers WHERE joined > '{date}'",
         """Which customers joined after {date}? | customers who joined after {date} |
-        customers since {date} | List customers that joined after {date}. | Who joined after {date}? |
-        names of customers who joined later than {date} | Show me all customers who joined after {date}. |
-        Please list everyone who joined after {date}. | who became a customer after {date}? |
-        Give me the new customers after {date}. | new customers since {date} |
-        What customers joined later than {date}?""",
+        everyone who joined later than {date} | List customers that joined after {date}. |
+        Who joined after {date}? | names of customers who joined later than {date} |
+        Show me all customers who joined after {date}. | Please list everyone who joined after {date}. |
+        who became a customer after {date}? | Give me the new customers after {date}. |
+        new customers, joined after {date} | What customers joined later than {date}?""",
         """Who joined later than {date}? | list everyone who became a customer after {date} |
-        What new customers joined after {date}? | Please show the customers who joined since {date}.""",
+        What new customers joined after {date}? | Please show the customers who joined later than {date}.""",
     ),
     Intent(
         "SELECT COUNT(*) FROM orders WHERE ordered LIKE '{month}%'",

@@ -39,6 +39,12 @@ class Batch:
         """How many tokens there are, padding not counted."""
         return int(self.lengths.sum())
 
+    def rows(self, taken: Sequence[int]) -> Batch:
+        """Some of the rows, padded no longer than they need."""
+        lengths = self.lengths[list(taken)]
+        longest = int(lengths.max())
+        return Batch(self.ids[list(taken), :longest], self.learn[list(taken), :longest], lengths)
+
     @classmethod
     def of(cls, rows: Sequence[tuple[Sequence[int], Sequence[bool]]]) -> Batch:
         """Pad rows of (token ids, learn mask) to the longest."""

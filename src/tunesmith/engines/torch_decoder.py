@@ -202,20 +202,21 @@ class Decoder:
     def _rotation(self, rope: Rope, length: int) -> tuple[Tensor, Tensor]:
         """cos and sin [length, head_dim/2] in the compute type; computed in steps of 256 positions."""
         room = -(-length // 256) * 256
-        if (rope, room) not in self._tables:
+        table = self._tables.get((rope, room))
+        if table is None:  # threads may both make one; they are the same
             angles = torch.outer(torch.arange(room, dtype=torch.float32), frequencies(rope, self.arch.head_dim))
-            self._tables[rope, room] = (angles.cos().to(self.device, self.dtype),
-                                        angles.sin().to(self.device, self.dtype))  # fmt: skip
-        cos, sin = self._tables[rope, room]
-        return cos[:length], sin[:length]
+            table = angles.cos().to(self.device, self.dtype), angles.sin().to(self.device, self.dtype)
+            self._tables[rope, room] = table
+        return table[0][:length], table[1][:length]
 
     def _mask(self, length: int, window: int | None) -> Tensor:
-        if (length, window) not in self._masks:
+        mask = self._masks.get((length, window))
+        if mask is None:
             if len(self._masks) > 64:  # one for each length of a batch; old ones go
                 self._masks.clear()
             at = torch.arange(length, device=self.device)
-            self._masks[length, window] = _bias(_seen(at, at, window), self.dtype)
-        return self._masks[length, window]
+            mask = self._masks[length, window] = _bias(_seen(at, at, window), self.dtype)
+        return mask
 
     def _cached_mask(self, at: Tensor, pads: Tensor, end: int, window: int | None) -> Tensor:
         keys = torch.arange(end, device=self.device)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -13,10 +12,13 @@ from torch import Tensor
 
 from tunesmith.engines import adapter as layout
 from tunesmith.engines.base import Batch, Generation, LoraShape, StepResult, StepSettings, peak_memory
+from tunesmith.engines.torch_cores import Cores, memory_errors
 from tunesmith.engines.torch_decoder import GROUPS, Decoder, Update, Updates
-from tunesmith.errors import EngineError, OutOfMemory, TrainingError
+from tunesmith.errors import EngineError, TrainingError
 from tunesmith.models.architecture import Architecture
 
+PART_TOKENS = 64
+"""Fewer tokens than that are not worth a core of their own: its matrix products would be too thin."""
 MOMENTS = {"m": "exp_avg", "v": "exp_avg_sq"}
 Cut = Callable[[Tensor, Tensor], Tensor]
 DTYPES = {"bf16": torch.bfloat16, "fp32": torch.float32}
@@ -35,6 +37,13 @@ class Trained:
     slots: dict[str, tuple[slice, slice]]
     """Module -> its ranks in a and b, its outputs in b."""
 
+    def add(self, update: Update) -> None:
+        """Take in the gradients that one part of the rows left on its copy."""
+        for mine, grad in ((self.a, update.a.grad), (self.b, update.b.grad)):
+            assert grad is not None
+            grad = grad.float() if mine is self.a else grad.float().mul_(self.mask)
+            mine.grad = grad if mine.grad is None else mine.grad.add_(grad)
+
 
 class TorchEngine:
     """See `engines.base.Engine`. ``dtype``: "bf16", "fp32", or "auto" for the one this machine multiplies fastest."""
@@ -48,7 +57,8 @@ class TorchEngine:
         if name not in DTYPES:
             raise EngineError(f"precision {dtype!r} is not known; known are auto, {', '.join(DTYPES)}")
         self.dtype = DTYPES[name]
-        with _memory_errors(), torch.no_grad():
+        self._cores = Cores(torch.get_num_threads() if self.device.type == "cpu" else 1)
+        with memory_errors(), torch.no_grad():
             self.decoder = Decoder(folder, arch, self.dtype, self.device)
         self._trained: dict[tuple[int, str], Trained] = {}
         self._shape = LoraShape()
@@ -112,32 +122,40 @@ class TorchEngine:
         learned = sum(batch.learned for batch in micro_batches)
         if not learned:
             raise TrainingError(f"step {settings.step} has no token to learn; check the rows with `tunesmith check`")
+        work = [(part, self._generator(settings, i, j)) for i, b in enumerate(micro_batches) if b.learned
+                for j, part in enumerate(self._parts(b))]  # fmt: skip
         total = 0.0
-        with _memory_errors():
-            for i, batch in enumerate(micro_batches):
-                if not batch.learned:
-                    continue
-                generator = self._generator(settings, i)
-                ids, learn = self._tensors(batch)
-                losses, _ = self.decoder.losses(ids, learn, self._updates(generator))
-                loss = losses.sum() / learned
-                loss.backward()
-                total += loss.item()
-            norm = self._update(settings)
-        return StepResult(total, norm, learned)
+        for loss, updates in self._cores.each(lambda job: self._gradients(*job, learned), work):
+            total += loss
+            for place, update in updates.items():
+                self._trained[place].add(update)
+        return StepResult(total, self._update(settings), learned)
 
-    def _generator(self, settings: StepSettings, micro: int) -> torch.Generator | None:
+    def _gradients(self, batch: Batch, generator: torch.Generator | None, learned: int) -> tuple[float, Updates]:
+        """The batch's part of the mean loss; its gradients are left on the updates."""
+        updates = self._updates(generator, wanted=True)
+        losses, _ = self.decoder.losses(*self._tensors(batch), updates)
+        loss = losses.sum() / learned
+        loss.backward()
+        return loss.item(), updates
+
+    def _parts(self, batch: Batch) -> list[Batch]:
+        """The batch in one part for each core that works by itself, of about as many tokens each."""
+        count = min(self._cores.count, int((batch.learn.any(1)).sum()) or 1, max(1, batch.tokens // PART_TOKENS))
+        order = np.argsort(-batch.lengths, kind="stable")
+        rows: list[list[int]] = [[] for _ in range(count)]
+        for row in order:
+            min(rows, key=lambda taken: int(batch.lengths[taken].sum())).append(int(row))
+        return [part for part in (batch.rows(taken) for taken in rows) if part.learned]
+
+    def _generator(self, settings: StepSettings, micro: int, part: int) -> torch.Generator | None:
         if not self._shape.dropout:
             return None
-        entropy = np.random.SeedSequence([settings.seed, settings.step, micro]).generate_state(1)[0]
+        entropy = np.random.SeedSequence([settings.seed, settings.step, micro, part]).generate_state(1)[0]
         return torch.Generator(self.device).manual_seed(int(entropy))
 
     def _update(self, settings: StepSettings) -> float:
-        parameters = self._parameters()
-        for trained in self._trained.values():
-            if trained.b.grad is not None:
-                trained.b.grad.mul_(trained.mask)
-        grads = [p.grad for p in parameters if p.grad is not None]
+        grads = [p.grad for p in self._parameters() if p.grad is not None]
         norm = float(torch.linalg.vector_norm(torch.stack(torch._foreach_norm(grads))))
         if settings.clip and norm > settings.clip:
             torch._foreach_mul_(grads, settings.clip / (norm + 1e-6))
@@ -181,66 +199,83 @@ class TorchEngine:
 
     # -- measuring and generating ----------------------------------------------------------------
 
-    @torch.no_grad()
     def losses(self, batch: Batch, *, adapter: bool = True) -> tuple[np.ndarray, np.ndarray]:
-        with _memory_errors():
-            ids, learn = self._tensors(batch)
-            losses, rows = self.decoder.losses(ids, learn, self._updates(adapter=adapter))
-        summed = torch.zeros(len(ids), dtype=torch.float64).index_add_(0, rows.cpu(), losses.double().cpu())
-        return summed.numpy(), batch.learn.sum(1).astype(np.int64)
+        rows = [[i] for i in range(len(batch.ids)) if batch.learn[i].any()]
+        groups = np.array_split([i for (i,) in rows], min(self._cores.count, len(rows)) or 1)
+        summed = np.zeros(len(batch.ids))
+        updates = self._updates(adapter=adapter)
+        jobs = [group.tolist() for group in groups if len(group)]
+        for taken, part in zip(jobs, self._cores.each(lambda t: self._losses(batch.rows(t), updates), jobs), strict=True):
+            summed[taken] = part
+        return summed, batch.learn.sum(1).astype(np.int64)
+
+    @torch.no_grad()
+    def _losses(self, batch: Batch, updates: Updates) -> np.ndarray:
+        losses, rows = self.decoder.losses(*self._tensors(batch), updates)
+        return torch.zeros(len(batch.ids), dtype=torch.float64).index_add_(0, rows.cpu(), losses.double().cpu()).numpy()
 
     @torch.no_grad()
     def logits(self, ids: Sequence[int], *, adapter: bool = True) -> np.ndarray:
-        with _memory_errors():
+        with memory_errors():
             row = torch.tensor([list(ids)], device=self.device)
             hidden = self.decoder.hidden(row, self._updates(adapter=adapter))
             return (hidden @ self.decoder.head.t()).float().cpu().numpy()
 
-    @torch.no_grad()
     def generate(self, prompts: Sequence[Sequence[int]], *, max_new_tokens: int, stop: frozenset[int],
                  temperature: float = 0.0, seed: int = 0, adapter: bool = True,
                  on_token: Callable[[int, int], None] | None = None) -> list[Generation]:  # fmt: skip
         if not all(prompts):
             raise EngineError("an empty prompt cannot be continued")
         results = [Generation() for _ in prompts]
-        if not prompts:
-            return results
-        updates, draws = self._updates(adapter=adapter), [np.random.default_rng([seed, row]) for row in range(len(prompts))]
-        with _memory_errors():
-            alive = list(range(len(prompts)))
-            ids, pads = self._left_padded(prompts)
-            cache = self.decoder.new_cache(len(prompts), ids.shape[1] + max_new_tokens)
-            for _ in range(max_new_tokens):
-                chosen = _choose(self.decoder.read(ids, pads, cache, updates), temperature, [draws[row] for row in alive])
-                going = []
-                for at, (row, token) in enumerate(zip(alive, chosen.tolist(), strict=True)):
-                    if token in stop:
-                        results[row].stopped = True
-                        continue
-                    results[row].ids.append(token)
-                    if on_token:
-                        on_token(row, token)
-                    going.append(at)
-                if not going:
-                    break
-                ids = chosen[:, None]
-                if len(going) < len(alive):
-                    rows = torch.tensor(going, device=self.device)
-                    cache.keep(rows)
-                    ids, pads, alive = ids[rows], pads[rows], [alive[at] for at in going]
+        updates = self._updates(adapter=adapter)
+
+        def answer(rows: list[int]) -> None:
+            picker = Picker(rows, temperature, seed)
+            self._generate([prompts[row] for row in rows], picker, max_new_tokens, stop, updates, results, on_token)
+
+        jobs = [rows.tolist() for rows in np.array_split(np.arange(len(prompts)), self._cores.count) if len(rows)]
+        self._cores.each(answer, jobs)
         return results
+
+    @torch.no_grad()
+    def _generate(self, prompts: list[Sequence[int]], picker: Picker, room: int, stop: frozenset[int],
+                  updates: Updates, results: list[Generation], on_token: Callable[[int, int], None] | None) -> None:  # fmt: skip
+        ids, pads = self._left_padded(prompts)
+        cache = self.decoder.new_cache(len(prompts), ids.shape[1] + room)
+        for _ in range(room):
+            chosen = picker(self.decoder.read(ids, pads, cache, updates))
+            going = []
+            for at, (row, token) in enumerate(zip(picker.rows, chosen.tolist(), strict=True)):
+                if token in stop:
+                    results[row].stopped = True
+                    continue
+                results[row].ids.append(token)
+                if on_token:
+                    on_token(row, token)
+                going.append(at)
+            if not going:
+                return
+            ids = chosen[:, None]
+            if len(going) < len(chosen):  # rows that are finished leave the batch
+                kept = torch.tensor(going, device=self.device)
+                cache.keep(kept)
+                ids, pads = ids[kept], pads[kept]
+                picker.rows = [picker.rows[at] for at in going]
 
     def memory(self) -> int:
         return torch.cuda.max_memory_allocated() if self.device.type == "cuda" else peak_memory()
 
-    def _updates(self, generator: torch.Generator | None = None, *, adapter: bool = True) -> Updates:
-        """The adapter in the compute type."""
+    def _updates(self, generator: torch.Generator | None = None, *, adapter: bool = True, wanted: bool = False) -> Updates:
+        """A copy of the adapter in the compute type; with ``wanted``, one that collects gradients."""
         if not adapter:
             return {}
+
+        def copy(t: Tensor) -> Tensor:
+            return t.detach().to(self.dtype, copy=True).requires_grad_(wanted)
+
         dropout = self._shape.dropout if generator else 0.0
         return {
-            place: Update(t.a.to(self.dtype), t.b.to(self.dtype), self._shape.scale, dropout, generator)
-            for place, t in self._trained.items()
+            place: Update(copy(t.a), copy(t.b), self._shape.scale, dropout, generator) for place, t in self._trained.items()
         }
 
     def _tensors(self, batch: Batch) -> tuple[Tensor, Tensor]:
@@ -261,14 +296,21 @@ def fastest_dtype(device: torch.device) -> str:
     return "bf16" if torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported() else "fp32"
 
 
-def _choose(logits: Tensor, temperature: float, draws: list[np.random.Generator]) -> Tensor:
+class Picker:
     """The next token of each row: the likeliest, or one drawn by the inverse of the cumulative
-    distribution, from the row's own generator: what other rows do changes nothing."""
-    if temperature <= 0:
-        return logits.argmax(-1)
-    sums = torch.softmax(logits / temperature, -1).cumsum(-1)
-    at = torch.tensor([[draw.random()] for draw in draws], dtype=sums.dtype, device=sums.device) * sums[:, -1:]
-    return torch.searchsorted(sums, at, right=True)[:, 0].clamp_(max=logits.shape[-1] - 1)
+    distribution, from the row's own generator, so that what other rows do changes nothing."""
+
+    def __init__(self, rows: list[int], temperature: float, seed: int) -> None:
+        self.rows, self._temperature = rows, temperature
+        self._draws = {row: np.random.default_rng([seed, row]) for row in rows}
+
+    def __call__(self, logits: Tensor) -> Tensor:
+        """float32 [rows, vocabulary] -> ids [rows]."""
+        if self._temperature <= 0:
+            return logits.argmax(-1)
+        sums = torch.softmax(logits / self._temperature, -1).cumsum(-1)
+        at = torch.tensor([[self._draws[row].random()] for row in self.rows], dtype=sums.dtype, device=sums.device)
+        return torch.searchsorted(sums, at * sums[:, -1:], right=True)[:, 0].clamp_(max=logits.shape[-1] - 1)
 
 
 def _numpy(tensor: Tensor) -> np.ndarray:
@@ -277,22 +319,3 @@ def _numpy(tensor: Tensor) -> np.ndarray:
 
 def _tensor(array: np.ndarray) -> Tensor:
     return torch.from_numpy(np.ascontiguousarray(array))
-
-
-@contextmanager
-def _memory_errors() -> Iterator[None]:
-    """Torch's several ways of saying that memory is full become one."""
-    try:
-        yield
-    except torch.cuda.OutOfMemoryError as error:
-        raise OutOfMemory(_TOO_LARGE) from error
-    except (RuntimeError, MemoryError) as error:
-        if isinstance(error, MemoryError) or "allocate memory" in str(error) or "not enough memory" in str(error):
-            raise OutOfMemory(_TOO_LARGE) from error
-        raise
-
-
-_TOO_LARGE = (
-    "this does not fit into the machine's memory; "
-    "try a smaller train.batch, a smaller data.max_tokens or fewer train.layers"
-)
