@@ -144,7 +144,7 @@ class EvaluateSettings(Section):
     """Measure the loss of every checkpoint, not only of the base and the result."""
     max_new_tokens: Annotated[int, Field(ge=1)] = 128
     """Longest answer that a model may give."""
-    batch: Annotated[int, Field(ge=1)] = 32
+    batch: Annotated[int, Field(ge=1)] = 64
     """Rows computed at once."""
 
 

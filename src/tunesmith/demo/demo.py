@@ -18,7 +18,7 @@ split = {valid = 0.05, test = ["test.jsonl"]}
 max_tokens = 256
 
 [train]
-epochs = 2
+epochs = 1
 batch = 8
 learning_rate = 1e-3
 lora = {rank = 16, alpha = 32}

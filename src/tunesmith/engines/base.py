@@ -39,11 +39,12 @@ class Batch:
         """How many tokens there are, padding not counted."""
         return int(self.lengths.sum())
 
-    def rows(self, taken: Sequence[int]) -> Batch:
-        """Some of the rows, padded no longer than they need."""
-        lengths = self.lengths[list(taken)]
-        longest = int(lengths.max())
-        return Batch(self.ids[list(taken), :longest], self.learn[list(taken), :longest], lengths)
+    def rows(self, taken: Sequence[int], multiple: int = 1) -> Batch:
+        """Some of the rows, padded no longer than they need, or to the next multiple of ``multiple``."""
+        rows, lengths = list(taken), self.lengths[list(taken)]
+        longest = -(-int(lengths.max()) // multiple) * multiple
+        more = ((0, 0), (0, max(0, longest - self.ids.shape[1])))
+        return Batch(np.pad(self.ids[rows, :longest], more), np.pad(self.learn[rows, :longest], more), lengths)
 
     @classmethod
     def of(cls, rows: Sequence[tuple[Sequence[int], Sequence[bool]]]) -> Batch:

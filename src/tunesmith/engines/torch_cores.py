@@ -27,15 +27,16 @@ class Cores:
         self.count = count
         self._pools: dict[int, ThreadPoolExecutor] = {}
 
-    def each(self, do: Callable[[Job], Result], jobs: Sequence[Job]) -> list[Result]:
+    def each(self, do: Callable[[Job], Result], jobs: Sequence[Job]) -> Iterator[Result]:
         """``do`` of every job, results in order. One job alone gets all cores; several share them.
 
         Raises `OutOfMemory` when memory is full.
         """
         with memory_errors():
             if len(jobs) < 2:
-                return [do(job) for job in jobs]
-            return list(self._pool(min(len(jobs), self.count)).map(do, jobs))
+                yield from map(do, jobs)
+            else:
+                yield from self._pool(min(len(jobs), self.count)).map(do, jobs)
 
     def _pool(self, threads: int) -> ThreadPoolExecutor:
         if threads not in self._pools:

@@ -62,17 +62,17 @@ class RmsNorm(Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor, weight: Tensor, eps: float) -> Tensor:
         size = torch.linalg.vector_norm(x, dim=-1, keepdim=True, dtype=torch.float32)
-        rate = torch.rsqrt(size.square_().div_(x.shape[-1]).add_(eps))
+        rate = torch.rsqrt(size.square_().div_(x.shape[-1]).add_(eps)).to(x.dtype)
         ctx.save_for_backward(x, weight, rate)
-        return (x * rate).to(x.dtype).mul_(weight)
+        return (x * rate).mul_(weight)
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
         x, weight, rate = ctx.saved_tensors
         grad = grads[0] * weight
         along = (grad * x).sum(-1, keepdim=True, dtype=torch.float32)
-        along.mul_(rate.pow(3)).div_(-x.shape[-1])
-        return (grad * rate).addcmul_(x.to(rate.dtype), along).to(x.dtype), None, None
+        along = along.mul_(rate.float().pow(3)).div_(-x.shape[-1]).to(x.dtype)
+        return grad.mul_(rate).addcmul_(x, along), None, None
 
 
 class Rotate(Function):
