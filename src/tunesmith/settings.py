@@ -11,7 +11,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
+from pydantic_core import PydanticCustomError
 
 from tunesmith.errors import RecipeError
 
@@ -53,6 +54,12 @@ class SplitSettings(Section):
     """Share of the rows kept out to choose the best checkpoint, or files of their own."""
     test: Part = 0.1
     """Share of the rows kept out to measure the result, or files of their own."""
+
+    @model_validator(mode="after")
+    def _something_is_left(self) -> SplitSettings:
+        if sum(share for share in (self.valid, self.test) if isinstance(share, float)) >= 1:
+            raise PydanticCustomError("split", "valid and test together leave no rows to train on")
+        return self
 
 
 class DataSettings(Section):
@@ -128,6 +135,12 @@ class SqlTaskSettings(Section):
     """An .sql script or an SQLite file that all questions are about."""
     tables: str | None = None
     """Or WikiSQL's tables, one of which each question is about."""
+
+    @model_validator(mode="after")
+    def _one_of_them(self) -> SqlTaskSettings:
+        if (self.database is None) == (self.tables is None):
+            raise PydanticCustomError("sql", "the task sql needs database = \"…\" or tables = \"…\", one of them")
+        return self
 
 
 def _as_task(value: Any) -> Any:

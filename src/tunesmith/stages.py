@@ -49,6 +49,8 @@ def run(folder: RunFolder, recipe: Recipe, *, stages: tuple[str, ...] = STAGES, 
         for stage in stages:
             for progress in work.stage(stage, fresh):
                 yield folder.record(progress)
+                if stage != "train" and stop():
+                    return  # training stops by itself, at a step; the other stages lose nothing
             if work.stopped:
                 return
 
@@ -120,7 +122,7 @@ class _Work:
 
     def stage(self, stage: str, fresh: bool) -> Iterator[Progress]:
         inputs = self.inputs(stage)
-        if self.folder.finished(stage, inputs) and not (fresh and stage == "train"):
+        if self.folder.finished(stage, inputs) and not fresh:
             yield Progress("stage", stage=stage, message="unchanged")
             return
         yield Progress("stage", stage=stage)
@@ -227,8 +229,10 @@ def check(recipe: Recipe, rows: int = 3) -> Check:
     dataset = prepare.build(recipe.data, work.chat)
     chat, samples = work.chat, []
     for sequence in dataset.sequences["train"][:rows]:
-        pairs = zip(sequence.ids, sequence.learn, strict=True)
-        tokens = [(chat.token_text(i), learned, i in chat.special) for i, learned in pairs]
+        tokens, at = [], 0
+        for text, count in chat.pieces(sequence.ids):
+            tokens.append((text, sequence.learn[at], sequence.ids[at] in chat.special))
+            at += count
         samples.append(Sample(str(sequence.example.origin), tokens))
     return Check(prepare.report(dataset, recipe.data), samples)
 

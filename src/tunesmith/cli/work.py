@@ -69,8 +69,6 @@ def _drive(
     with View(console, earlier) as view, two_interrupts(view.stop_soon) as stop:
         for last in rooms.run(folder, recipe, stages=stages, fresh=fresh, stop=stop):
             view.show(last)
-            if stop() and last.stage != "train" and last.event != "end":
-                break  # training stops by itself, at a step; the other stages lose nothing
     # A stage that was skipped says only "stage"; one that was cut short never says "end".
     finished = last is None or (last.stage == stages[-1] and last.event in ("end", "stage"))
     if stop() and not finished:

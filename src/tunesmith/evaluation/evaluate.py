@@ -61,8 +61,11 @@ class Evaluation:
                 yield from self._answer(candidate.name, rows, answers, adapter)
                 result["tasks"] = {kind: self._grade(kind, task, candidate.name, rows, answers) for kind, task in tasks.items()}
             self.results.append(result)
-            score = next((t["score"] for t in result.get("tasks", {}).values()), None)
-            yield Progress("measured", stage="evaluate", model=candidate.name, loss=result.get("loss"), score=score)
+            task, measured = next(iter(result.get("tasks", {}).items()), ("", {}))
+            yield Progress(
+                "measured", stage="evaluate", message=task, model=candidate.name,
+                loss=result.get("loss"), score=measured.get("score"),
+            )  # fmt: skip
 
     def _task(self, settings: SqlTaskSettings) -> SqlTask:
         return SqlTask(

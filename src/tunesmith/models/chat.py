@@ -52,13 +52,19 @@ class ChatFormat:
         """Text of token ids, with or without special tokens."""
         return self._tokenizer.decode(list(ids), skip_special_tokens=not special)
 
-    def token_text(self, token: int) -> str:
-        """One token as a person would read it."""
-        if token in self.special:
-            return self.special[token]
-        text = self._tokenizer.decode([token], skip_special_tokens=False)
-        piece = self._tokenizer.id_to_token(token) or ""
-        return " " + text if piece.startswith("▁") and not text.startswith(" ") else text
+    def pieces(self, ids: Sequence[int]) -> list[tuple[str, int]]:
+        """The text that each token adds, with the number of tokens it takes: a Chinese character or an
+        emoji may take several, none of which can be read alone."""
+        found, taken = list[tuple[str, int]](), list[int]()
+        for token in ids:
+            taken.append(token)
+            text = self.special.get(token) or self._tokenizer.decode(taken, skip_special_tokens=False)
+            if len(taken) == 1 and (self._tokenizer.id_to_token(token) or "").startswith("▁"):
+                text = text if text.startswith(" ") else " " + text  # SentencePiece drops a leading space
+            if "\ufffd" not in text or len(taken) == 4:  # UTF-8 takes four bytes at most
+                found.append((text, len(taken)))
+                taken = []
+        return [*found, (self._tokenizer.decode(taken), len(taken))] if taken else found
 
     def start(self, ids: list[int]) -> list[int]:
         """The ids with exactly one BOS in front where the model wants one, and never two."""

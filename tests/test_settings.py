@@ -1,0 +1,61 @@
+from __future__ import annotations
+
+import pytest
+
+from tunesmith.errors import RecipeError
+from tunesmith.settings import Recipe, every_field, make_recipe, parse_value, read_recipe
+
+ROWS = {"data": {"sources": ["rows.jsonl"]}}
+
+
+def test_only_sources_is_required():
+    assert make_recipe(ROWS).train.epochs == Recipe().train.epochs
+    with pytest.raises(RecipeError, match="data.sources is missing"):
+        make_recipe({})
+
+
+@pytest.mark.parametrize(
+    ("values", "says"),
+    [
+        ({"train": {"epoch": 3}}, "train.epoch is not a setting; did you mean train.epochs?"),
+        ({"trian": {}}, "trian is not a setting; did you mean train?"),
+        ({"train": {"lora": {"rnk": 2}}}, "did you mean train.lora.rank?"),
+        ({"learning_rate": 1}, "did you mean train.learning_rate?"),
+        ({"train": {"learning_rate": -1}}, "train.learning_rate: input should be greater than 0"),
+        ({"train": {"schedule": "cosin"}}, "train.schedule: input should be 'cosine', 'linear' or 'constant'"),
+        ({"data": {"sources": ["a"], "split": {"valid": 2}}}, "data.split.valid: input should be less than 1"),
+        ({"evaluate": {"tasks": ["sqll"]}}, "'sqll'"),
+        ({"data": {"sources": ["a"], "split": {"valid": 0.6, "test": 0.5}}}, "leave no rows to train on"),
+        ({"evaluate": {"tasks": ["sql"]}}, "needs database"),
+    ],
+)
+def test_a_wrong_setting_is_named_with_what_would_be_right(values, says):
+    with pytest.raises(RecipeError) as caught:
+        make_recipe({**ROWS, **values})
+    assert says in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_flags_override_the_file_by_the_same_names(tmp_path):
+    path = tmp_path / "recipe.toml"
+    path.write_text('[data]\nsources = ["a"]\n[train]\nepochs = 2\n')
+    recipe = read_recipe(path, {"train.epochs": 5, "train.lora.rank": 3, "data.split.test": 0.3})
+    assert (recipe.train.epochs, recipe.train.lora.rank, recipe.data.split.test) == (5, 3, 0.3)
+
+
+def test_a_recipe_that_is_missing_or_no_toml_says_so(tmp_path):
+    with pytest.raises(RecipeError, match="there is no recipe"):
+        read_recipe(tmp_path / "none.toml")
+    with pytest.raises(RecipeError, match="is a folder"):
+        read_recipe(tmp_path)
+    (tmp_path / "bad.toml").write_text("[data\n")
+    with pytest.raises(RecipeError, match="is not TOML"):
+        read_recipe(tmp_path / "bad.toml")
+
+
+def test_values_on_the_command_line_are_read_as_toml_or_as_text():
+    assert [parse_value(v) for v in ("3", "1e-4", "true", '["a"]', "all", "0.1")] == [3, 1e-4, True, ["a"], "all", 0.1]
+
+
+def test_every_setting_has_a_help_text():
+    assert [name for name, (_, text) in every_field().items() if not text] == []

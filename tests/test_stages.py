@@ -1,0 +1,162 @@
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+from tiny_chat import write_rows
+
+from tunesmith import stages
+from tunesmith.errors import RunError, SourceError, StorageError, TrainingError
+from tunesmith.progress import Progress
+from tunesmith.run import RunFolder
+
+RECIPE = """
+[model]
+name = "{model}"
+engine = "torch"
+precision = "fp32"
+[data]
+sources = ["rows.jsonl"]
+[train]
+epochs = 1
+batch = 8
+learning_rate = 1e-2
+"""
+
+
+@pytest.fixture
+def recipe(tmp_path: Path, tiny_model: Path) -> Path:
+    write_rows(tmp_path / "rows.jsonl", 60)
+    path = tmp_path / "sums.toml"
+    path.write_text(RECIPE.format(model=tiny_model))
+    return path
+
+
+def go(recipe: Path, fresh: bool = False, which: tuple[str, ...] = stages.STAGES, **overrides: object) -> list[Progress]:
+    folder, made = stages.open_run(recipe, recipe.parent / "run", {k.replace("__", "."): v for k, v in overrides.items()})
+    return list(stages.run(folder, made, stages=which, fresh=fresh))
+
+
+def done(events: list[Progress]) -> list[str]:
+    return [e.stage for e in events if e.event == "end"]
+
+
+def test_a_run_leaves_everything_in_its_folder(recipe):
+    go(recipe)
+    run = recipe.parent / "run"
+    results = json.loads((run / "evaluation" / "results.json").read_text())
+    assert [r["model"] for r in results][0] == "base"
+    assert [r["model"] for r in results][-1] == "tuned"
+    assert results[-1]["loss"] < results[0]["loss"]
+    assert json.loads((run / "adapter" / "adapter_config.json").read_text())["r"] == 8
+    manifest = json.loads((run / "manifest.json").read_text())
+    assert set(manifest["stages"]) == {"prepare", "train", "evaluate"}
+    assert {"versions", "machine", "model", "adapter"} <= set(manifest)
+
+
+def test_stages_whose_inputs_did_not_change_are_not_done_again(recipe):
+    assert done(go(recipe)) == ["prepare", "train", "evaluate"]
+    assert done(go(recipe)) == []
+    assert done(go(recipe, evaluate__tasks=["loss"], evaluate__checkpoints=False)) == ["evaluate"]
+
+
+def test_a_training_with_other_settings_is_never_overwritten_unasked(recipe):
+    go(recipe)
+    before = (recipe.parent / "run" / "adapter" / "adapter_model.safetensors").read_bytes()
+    with pytest.raises(RunError, match="other settings or rows; give --fresh"):
+        go(recipe, train__epochs=2)
+    assert (recipe.parent / "run" / "adapter" / "adapter_model.safetensors").read_bytes() == before
+    assert done(go(recipe, fresh=True, train__epochs=2)) == ["prepare", "train", "evaluate"]
+
+
+def test_more_rows_are_another_training(recipe):
+    go(recipe, which=("prepare",))
+    write_rows(recipe.parent / "rows.jsonl", 70)
+    assert done(go(recipe)) == ["prepare", "train", "evaluate"]
+    write_rows(recipe.parent / "rows.jsonl", 80)
+    with pytest.raises(RunError, match="other settings or rows"):
+        go(recipe)
+
+
+def test_two_processes_cannot_work_in_one_run(recipe):
+    folder, made = stages.open_run(recipe, recipe.parent / "run")
+    with folder.lock(), pytest.raises(RunError, match="another tunesmith is working"):
+        list(stages.run(folder, made))
+
+
+def test_a_stage_alone_says_what_is_missing(recipe):
+    with pytest.raises(RunError, match="is not prepared with these settings yet"):
+        go(recipe, which=("train",))
+    go(recipe, which=("prepare",))
+    with pytest.raises(RunError, match="is not trained"):
+        go(recipe, which=("evaluate",))
+
+
+def test_a_run_folder_can_be_given_instead_of_its_recipe(recipe):
+    go(recipe, which=("prepare",))
+    folder, made = stages.open_run(recipe.parent / "run")
+    assert done(list(stages.run(folder, made))) == ["train", "evaluate"]
+    with pytest.raises(RunError, match="is no run folder"):
+        stages.open_run(recipe.parent)
+
+
+def test_no_test_rows_is_said_and_the_adapter_stays(recipe):
+    with pytest.raises(SourceError, match="has no test rows"):
+        go(recipe, data__split__test=0)
+    assert (recipe.parent / "run" / "adapter").exists()
+
+
+def test_a_disk_that_fills_while_a_checkpoint_is_written_leaves_the_one_before(recipe, monkeypatch):
+    from tunesmith.training import checkpoints
+
+    real, saves = checkpoints.save, []
+
+    def full(*arguments):
+        saves.append(1)
+        if len(saves) > 4:  # two files a checkpoint
+            raise OSError(28, "No space left on device")
+        return real(*arguments)
+
+    monkeypatch.setattr(checkpoints, "save", full)
+    with pytest.raises(StorageError, match=r"the disk is full.*unharmed"):
+        go(recipe, train__validate_every=2)
+    kept = checkpoints.Checkpoints(recipe.parent / "run" / "checkpoints")
+    assert kept.steps() == [2, 4]
+    monkeypatch.setattr(checkpoints, "save", real)
+    assert "train" in done(go(recipe, train__validate_every=2))
+
+
+def test_a_loss_that_breaks_keeps_the_best_adapter_so_far(recipe, monkeypatch):
+    from tunesmith.engines import torch_engine
+
+    real = torch_engine.TorchEngine.step
+
+    def broken(self, batches, settings):
+        result = real(self, batches, settings)
+        return result if settings.step < 5 else torch_engine.StepResult(float("nan"), 1.0, 1)
+
+    monkeypatch.setattr(torch_engine.TorchEngine, "step", broken)
+    with pytest.raises(TrainingError, match="became nan at step 5"):
+        go(recipe, train__validate_every=2)
+    assert (recipe.parent / "run" / "adapter" / "adapter_model.safetensors").exists()
+
+
+def test_check_shows_rows_as_the_model_sees_them_and_writes_nothing(recipe):
+    (recipe.parent / "rows.jsonl").write_text('{"prompt": "你好", "completion": "嗨😀"}\n' * 3)
+    _, made = stages.open_run(recipe, None, {"data.split.valid": 0, "data.split.test": 0})
+    before = sorted(recipe.parent.iterdir())
+    found = stages.check(made, rows=1)
+    assert "".join(text for text, learned, _ in found.samples[0].tokens if learned) == "嗨😀<|im_end|>"
+    assert found.samples[0].origin == "rows.jsonl:1"
+    assert sorted(recipe.parent.iterdir()) == before
+
+
+def test_progress_survives_a_line_cut_by_a_crash(tmp_path):
+    folder = RunFolder(tmp_path)
+    folder.record(Progress("step", stage="train", step=1, loss=1.0))
+    with (tmp_path / "progress.jsonl").open("a") as file:
+        file.write('{"event": "ste')
+    folder.record(Progress("start", stage="train", step=0))
+    folder.record(Progress("step", stage="train", step=1, loss=0.5))
+    assert [(e.event, e.loss) for e in folder.events()] == [("start", None), ("step", 0.5)]
