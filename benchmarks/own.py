@@ -28,7 +28,9 @@ def main() -> None:
         batch = Batch.of([(rows[i]["ids"], rows[i]["learn"]) for i in order.rows(step)])
         losses.append(engine.step([batch], StepSettings(step, s["learning_rate"])).loss)
         tokens += batch.tokens if step > 1 else 0
-    print(json.dumps({"seconds": time.monotonic() - began, "tokens": tokens, "losses": losses, "memory": engine.memory()}))
+    print(
+        json.dumps({"seconds": time.monotonic() - began, "tokens": tokens, "losses": losses, "memory": engine.memory()})
+    )
 
 
 main()

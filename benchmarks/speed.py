@@ -90,7 +90,9 @@ def table(results: dict[str, list[dict]]) -> str:
         loss = statistics.mean(runs[0]["losses"][-10:])
         lines.append(f"| {name} | {statistics.median(speeds[name]):.0f} ({rounds}) | {memory:.2f} GB | {loss:.3f} |")
     ratios = [a / b for a, b in zip(*speeds.values(), strict=True)]
-    lines.append(f"\nRatio, round by round: {', '.join(f'{r:.2f}' for r in ratios)}; median {statistics.median(ratios):.2f}.")
+    lines.append(
+        f"\nRatio, round by round: {', '.join(f'{r:.2f}' for r in ratios)}; median {statistics.median(ratios):.2f}."
+    )
     return "\n".join(lines)
 
 

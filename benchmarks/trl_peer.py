@@ -1,4 +1,6 @@
-"""The peer: TRL's SFTTrainer with PEFT at its defaults, on rows given as token ids. Run by speed.py in its own environment.
+"""The peer: TRL's SFTTrainer with PEFT at its defaults, on rows given as token ids.
+
+Run by speed.py in an environment of its own:
 
     python trl_peer.py MODEL_FOLDER ROWS.json SETTINGS.json
 
@@ -11,6 +13,7 @@ import json
 import resource
 import sys
 import time
+from pathlib import Path
 
 import torch
 from datasets import Dataset
@@ -33,8 +36,8 @@ class Clock(TrainerCallback):
 
 def main() -> None:
     model_folder, rows_file, settings_file = sys.argv[1:4]
-    rows = json.loads(open(rows_file).read())
-    settings = json.loads(open(settings_file).read())
+    rows = json.loads(Path(rows_file).read_text())
+    settings = json.loads(Path(settings_file).read_text())
     model = AutoModelForCausalLM.from_pretrained(model_folder, dtype=torch.bfloat16)
     tokenizer = AutoTokenizer.from_pretrained(model_folder)
     tokenizer.pad_token = tokenizer.pad_token or tokenizer.eos_token
@@ -51,7 +54,9 @@ def main() -> None:
         layers_to_transform=settings["layers_to_transform"],
     )  # fmt: skip
     clock = Clock()
-    trainer = SFTTrainer(model=model, args=config, train_dataset=data, peft_config=lora, processing_class=tokenizer, callbacks=[clock])
+    trainer = SFTTrainer(
+        model=model, args=config, train_dataset=data, peft_config=lora, processing_class=tokenizer, callbacks=[clock]
+    )
     order = list(iter(trainer.get_train_dataloader()))
     lengths = [int(b["attention_mask"].sum()) for b in order][: settings["steps"]]
     trainer.train()

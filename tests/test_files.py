@@ -12,8 +12,7 @@ def test_a_file_appears_whole_or_not_at_all(tmp_path):
     path = tmp_path / "a" / "file.json"
     files.write_json(path, {"x": 1})
     with pytest.raises(RuntimeError), files.atomic_file(path) as file:
-        file.write(b"half")
-        raise RuntimeError
+        raise RuntimeError(file.write(b"half"))
     assert json.loads(path.read_text()) == {"x": 1}
     assert list(path.parent.iterdir()) == [path]
 
@@ -38,7 +37,9 @@ def test_a_crash_between_the_two_renames_is_mended(tmp_path):
     assert (path / "a").read_text() == "a"
 
 
-@pytest.mark.parametrize(("number", "says"), [(28, "the disk is full"), (13, "cannot be written"), (30, "cannot be written")])
+@pytest.mark.parametrize(
+    ("number", "says"), [(28, "the disk is full"), (13, "cannot be written"), (30, "cannot be written")]
+)
 def test_a_disk_that_cannot_be_written_is_one_sentence(tmp_path, number, says):
     with pytest.raises(StorageError, match=says) as caught, files.atomic_file(tmp_path / "f"):
         raise OSError(number, "no")

@@ -10,7 +10,7 @@ ROWS = {"data": {"sources": ["rows.jsonl"]}}
 
 def test_only_sources_is_required():
     assert make_recipe(ROWS).train.epochs == Recipe().train.epochs
-    with pytest.raises(RecipeError, match="data.sources is missing"):
+    with pytest.raises(RecipeError, match=r"data\.sources is missing"):
         make_recipe({})
 
 

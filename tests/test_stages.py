@@ -33,8 +33,12 @@ def recipe(tmp_path: Path, tiny_model: Path) -> Path:
     return path
 
 
-def go(recipe: Path, fresh: bool = False, which: tuple[str, ...] = stages.STAGES, **overrides: object) -> list[Progress]:
-    folder, made = stages.open_run(recipe, recipe.parent / "run", {k.replace("__", "."): v for k, v in overrides.items()})
+def go(
+    recipe: Path, fresh: bool = False, which: tuple[str, ...] = stages.STAGES, **overrides: object
+) -> list[Progress]:
+    folder, made = stages.open_run(
+        recipe, recipe.parent / "run", {k.replace("__", "."): v for k, v in overrides.items()}
+    )
     return list(stages.run(folder, made, stages=which, fresh=fresh))
 
 
@@ -46,8 +50,7 @@ def test_a_run_leaves_everything_in_its_folder(recipe):
     go(recipe)
     run = recipe.parent / "run"
     results = json.loads((run / "evaluation" / "results.json").read_text())
-    assert [r["model"] for r in results][0] == "base"
-    assert [r["model"] for r in results][-1] == "tuned"
+    assert (results[0]["model"], results[-1]["model"]) == ("base", "tuned")
     assert results[-1]["loss"] < results[0]["loss"]
     assert json.loads((run / "adapter" / "adapter_config.json").read_text())["r"] == 8
     manifest = json.loads((run / "manifest.json").read_text())

@@ -137,7 +137,9 @@ class RunFolder:
             handle = os.open(self.path / ".lock", os.O_RDWR | os.O_CREAT, 0o644)
         try:
             if not _try_lock(handle):
-                raise RunError(f"another tunesmith is working in {self.path}; wait for it, or name another folder with --run")
+                raise RunError(
+                    f"another tunesmith is working in {self.path}; wait for it, or name another folder with --run"
+                )
             for folder in (self.path, self.checkpoints, self.dataset, self.evaluation):
                 files.remove_leftovers(folder)
             for folder in (self.adapter, self.dataset):

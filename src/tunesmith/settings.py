@@ -139,7 +139,7 @@ class SqlTaskSettings(Section):
     @model_validator(mode="after")
     def _one_of_them(self) -> SqlTaskSettings:
         if (self.database is None) == (self.tables is None):
-            raise PydanticCustomError("sql", "the task sql needs database = \"…\" or tables = \"…\", one of them")
+            raise PydanticCustomError("sql", 'the task sql needs database = "…" or tables = "…", one of them')
         return self
 
 

@@ -17,7 +17,9 @@ from tunesmith.settings import Recipe, SqlTaskSettings, make_recipe, read_recipe
 STAGES = ("prepare", "train", "evaluate")
 
 
-def open_run(recipe_or_run: Path, run: Path | None = None, overrides: dict[str, Any] | None = None) -> tuple[RunFolder, Recipe]:
+def open_run(
+    recipe_or_run: Path, run: Path | None = None, overrides: dict[str, Any] | None = None
+) -> tuple[RunFolder, Recipe]:
     """The run folder that a recipe file or a run folder means, and the recipe with the overrides.
 
     A recipe's folder is ``runs/<name>`` here, where the name is the file's, or its folder's when the
@@ -94,11 +96,15 @@ class _Work:
         """Hash of everything that decides a stage's result."""
         recipe = self.recipe
         if stage == "prepare":
-            return files.value_hash([self.model.hash, recipe.data.model_dump(exclude={"folder"}), self._source_hashes()])
+            return files.value_hash(
+                [self.model.hash, recipe.data.model_dump(exclude={"folder"}), self._source_hashes()]
+            )
         if stage == "train":
             settings = recipe.train.model_dump(exclude={"save_minutes"})
             return files.value_hash([self.inputs("prepare"), recipe.model.model_dump(exclude={"name"}), settings])
-        return files.value_hash([self.inputs("train"), recipe.evaluate.model_dump(exclude={"batch"}), self._task_hashes()])
+        return files.value_hash(
+            [self.inputs("train"), recipe.evaluate.model_dump(exclude={"batch"}), self._task_hashes()]
+        )
 
     def _source_hashes(self) -> list[str]:
         from tunesmith.dataset.prepare import source_files
@@ -173,7 +179,10 @@ class _Work:
         if loop.finished:
             checkpoints.publish(loop.state.best_step, self.folder.adapter)
             self.folder.update_manifest(
-                adapter={"step": loop.state.best_step, "sha256": files.file_hash(self.folder.adapter / "adapter_model.safetensors")}
+                adapter={
+                    "step": loop.state.best_step,
+                    "sha256": files.file_hash(self.folder.adapter / "adapter_model.safetensors"),
+                }
             )
 
     def _evaluate(self) -> Iterator[Progress]:
@@ -184,7 +193,9 @@ class _Work:
         self._need("train", "trained")
         rows, sequences = prepare.read(self.folder.dataset, "test"), self._sequences("test")
         if not sequences:
-            raise SourceError(f"{self.folder} has no test rows to measure on; raise data.split.test or name a test file")
+            raise SourceError(
+                f"{self.folder} has no test rows to measure on; raise data.split.test or name a test file"
+            )
         checkpoints = Checkpoints(self.folder.checkpoints)
         steps = checkpoints.milestones() if self.recipe.evaluate.checkpoints else []
 

@@ -64,9 +64,7 @@ def rooms(monkeypatch, tmp_path):
 
 def test_importing_the_app_pulls_in_nothing_heavy():
     code = "import sys, tunesmith.cli.app; print(*{m.split('.')[0] for m in sys.modules})"
-    loaded = subprocess.run(
-        [sys.executable, "-c", code], capture_output=True, text=True, check=True
-    ).stdout.split()
+    loaded = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.split()
     assert "cyclopts" in loaded
     assert not {"torch", "pydantic", "numpy", "mlx", "tokenizers"} & set(loaded)
 
@@ -115,9 +113,7 @@ def test_a_mendable_error_is_one_sentence_and_status_1(monkeypatch, capsys):
     assert tunesmith("run", "recipe.toml") == 1
     written = capsys.readouterr()
     assert written.out == ""
-    assert (
-        written.err == "tunesmith: recipe.toml: train.epohcs is not a setting; did you mean train.epochs?\n"
-    )
+    assert written.err == "tunesmith: recipe.toml: train.epohcs is not a setting; did you mean train.epochs?\n"
 
 
 def test_debug_shows_the_traceback_of_a_mendable_error(monkeypatch, capsys):
@@ -152,9 +148,7 @@ def test_wrong_usage_is_status_2_and_one_line(line, capsys, rooms):
 def test_a_finding_that_must_be_mended_is_status_3_after_the_json(monkeypatch, capsys, rooms):
     findings = [{"severity": "error", "message": "no row has an answer"}]
     sample = stages.Sample("rows.jsonl:1", [("<|im_start|>", False, True), ("你好", True, False)])
-    monkeypatch.setattr(
-        stages, "check", lambda recipe, rows: stages.Check({**REPORT, "findings": findings}, [sample])
-    )
+    monkeypatch.setattr(stages, "check", lambda recipe, rows: stages.Check({**REPORT, "findings": findings}, [sample]))
     assert tunesmith("check", "shop.toml", "--json") == 3
     written = capsys.readouterr()
     assert json.loads(written.out)["samples"][0]["tokens"][1] == ["你好", True, False]

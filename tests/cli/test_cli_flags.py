@@ -8,9 +8,7 @@ from tunesmith.settings import LossTask, every_field, make_recipe
 
 
 def test_both_ways_to_write_a_setting_mean_the_same():
-    assert (
-        parse_settings(["--train.epochs", "3"]) == parse_settings(["--train.epochs=3"]) == {"train.epochs": 3}
-    )
+    assert parse_settings(["--train.epochs", "3"]) == parse_settings(["--train.epochs=3"]) == {"train.epochs": 3}
 
 
 def test_values_are_read_as_toml_and_else_as_text():

@@ -145,9 +145,7 @@ def test_a_row_of_tokens_shows_boundaries_newlines_and_what_is_learned():
 
 
 def test_learned_tokens_are_underlined_so_that_they_show_without_colour():
-    console = Console(
-        file=io.StringIO(), width=80, force_terminal=True, no_color=True, color_system="truecolor"
-    )
+    console = Console(file=io.StringIO(), width=80, force_terminal=True, no_color=True, color_system="truecolor")
     console.print(token_rows("rows.jsonl:3", TOKENS))
     assert "\x1b[4m is" in console.file.getvalue()  # pyright: ignore[reportAttributeAccessIssue]
 

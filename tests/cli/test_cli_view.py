@@ -29,9 +29,7 @@ def training(steps=100, first=0):
             memory=2_100_000_000, seconds_left=(steps - step) * 1.0,
         )  # fmt: skip
         if step % 20 == 0:
-            yield Progress(
-                "validation", stage="train", step=step, steps=steps, loss=0.6 + 60 / (step + 20), best=True
-            )
+            yield Progress("validation", stage="train", step=step, steps=steps, loss=0.6 + 60 / (step + 20), best=True)
             yield Progress("checkpoint", stage="train", step=step, steps=steps, message=f"step-{step:06d}")
     yield Progress("end", stage="train")
 

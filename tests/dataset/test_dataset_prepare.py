@@ -49,14 +49,18 @@ def test_adding_rows_moves_none(tmp_path, chat):
 
 
 def test_long_rows_are_listed_with_what_they_lose(tmp_path, chat):
-    data = settings(tmp_path, [*pairs(20), {"prompt": "q", "completion": "x" * 200}], max_tokens=100, split={"valid": 0, "test": 0})
+    data = settings(
+        tmp_path, [*pairs(20), {"prompt": "q", "completion": "x" * 200}], max_tokens=100, split={"valid": 0, "test": 0}
+    )
     (cut,) = prepare.report(prepare.build(data, chat), data)["cut"]
     assert cut["origin"] == "rows.jsonl:21"
     assert cut["tokens"] - cut["lost"] == 100
 
 
 def test_a_row_whose_question_alone_fills_the_limit_is_put_aside(tmp_path, chat):
-    data = settings(tmp_path, [*pairs(20), {"prompt": "x" * 200, "completion": "a"}], max_tokens=100, split={"valid": 0, "test": 0})
+    data = settings(
+        tmp_path, [*pairs(20), {"prompt": "x" * 200, "completion": "a"}], max_tokens=100, split={"valid": 0, "test": 0}
+    )
     dataset = prepare.build(data, chat)
     assert "no room for the answer" in dataset.quarantine[0].reason
     assert dataset.inputs == len(dataset.quarantine) + sum(len(r) for r in dataset.rows.values())
@@ -78,7 +82,9 @@ def test_a_dataset_that_cannot_be_written_leaves_the_old_one(tmp_path, chat, mon
     data = settings(tmp_path, pairs(10))
     prepare.write(prepare.build(data, chat), tmp_path / "dataset", data)
     before = (tmp_path / "dataset/train.jsonl").read_bytes()
-    monkeypatch.setattr(prepare.files, "write_json", lambda *_: (_ for _ in ()).throw(OSError(28, "No space left on device")))
+    monkeypatch.setattr(
+        prepare.files, "write_json", lambda *_: (_ for _ in ()).throw(OSError(28, "No space left on device"))
+    )
     with pytest.raises(prepare.files.StorageError, match="the disk is full"):
         prepare.write(prepare.build(settings(tmp_path, pairs(5)), chat), tmp_path / "dataset", data)
     assert (tmp_path / "dataset/train.jsonl").read_bytes() == before

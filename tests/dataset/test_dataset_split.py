@@ -33,4 +33,3 @@ def test_growing_the_test_share_moves_no_row_out_of_it():
     rows = [example(f"q{i}") for i in range(500)]
     small = {r.id for r in rows if part_of(r, 0, 0.1, 0) == "test"}
     assert small < {r.id for r in rows if part_of(r, 0, 0.2, 0) == "test"}
-

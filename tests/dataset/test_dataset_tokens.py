@@ -37,7 +37,9 @@ def conversation(*turns: str) -> Example:
     return Example(messages, Origin("f.jsonl", 1))
 
 
-def learned(tmp_path: Path, example: Example, template: str = CHATML, limit: int = 4096, **config: object) -> list[list[str]]:
+def learned(
+    tmp_path: Path, example: Example, template: str = CHATML, limit: int = 4096, **config: object
+) -> list[list[str]]:
     """What is learned in each sequence, as runs of text."""
     chat = ChatFormat(write_chat(tmp_path / "chat", template, **config))
     return [runs(chat, s) for s in encode(example, chat, limit)]

@@ -32,9 +32,7 @@ def shop(folder: Path):
 
 
 def pairs(folder: Path, part: str) -> list[Pair]:
-    rows = [
-        json.loads(line)["messages"] for line in (folder / f"{part}.jsonl").read_text("utf-8").splitlines()
-    ]
+    rows = [json.loads(line)["messages"] for line in (folder / f"{part}.jsonl").read_text("utf-8").splitlines()]
     assert all([turn["role"] for turn in row] == ["system", "user", "assistant"] for row in rows)
     assert all(row[0]["content"] == SYSTEM for row in rows)
     return [(row[1]["content"], row[2]["content"]) for row in rows]
@@ -83,9 +81,7 @@ def test_each_wording_has_the_slots_of_its_query(intent) -> None:
         assert all(set(re.findall(r"{(\w+)}", wording)) == slots for wording in wordings)
 
 
-def test_every_gold_query_returns_something_other_than_nothing(
-    folder: Path, shop: sqlite3.Connection
-) -> None:
+def test_every_gold_query_returns_something_other_than_nothing(folder: Path, shop: sqlite3.Connection) -> None:
     for _, sql in pairs(folder, "train") + pairs(folder, "test"):
         rows = shop.execute(sql).fetchall()
         assert rows, sql

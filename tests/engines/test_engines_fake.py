@@ -130,9 +130,7 @@ def test_text_is_greedy_or_drawn_by_seed_and_ends_at_a_stop() -> None:
     for step in range(1, 200):
         engine.step(BATCHES[1:], StepSettings(step, 0.02))
     seen: list[tuple[int, int]] = []
-    out = engine.generate(
-        [[5], [7]], max_new_tokens=3, stop=frozenset({9}), on_token=lambda *at: seen.append(at)
-    )
+    out = engine.generate([[5], [7]], max_new_tokens=3, stop=frozenset({9}), on_token=lambda *at: seen.append(at))
     assert [(g.ids, g.stopped) for g in out] == [([6, 7, 8], False), ([8], True)]
     assert seen == [(0, 6), (0, 7), (0, 8), (1, 8)]
 

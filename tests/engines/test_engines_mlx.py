@@ -113,9 +113,7 @@ def test_greedy_text_is_that_of_transformers_for_prompts_of_any_length(family: s
     assert all(len(g.ids) == 10 and not g.stopped for g in free)
     stop = free[1].ids[4]  # one row ends early, the others go on
     seen: list[tuple[int, int]] = []
-    results = engine.generate(
-        prompts, max_new_tokens=10, stop=frozenset({stop}), on_token=lambda *at: seen.append(at)
-    )
+    results = engine.generate(prompts, max_new_tokens=10, stop=frozenset({stop}), on_token=lambda *at: seen.append(at))
     for row, (prompt, result) in enumerate(zip(prompts, results, strict=True)):
         assert result.ids == greedy(tiny.tiny(family), prompt, 10, stop)
         assert result.ids == [token for at, token in seen if at == row]

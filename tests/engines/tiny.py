@@ -83,6 +83,4 @@ def rows(count: int, seed: int, longest: int = 24) -> list[tuple[list[int], list
 def steps(count: int) -> list[list[Batch]]:
     """``count`` optimizer steps of two micro-batches of two rows; 8 rows come again and again."""
     pool = rows(8, seed=1)
-    return [
-        [Batch.of([pool[(4 * i + 2 * j + k) % 8] for k in range(2)]) for j in range(2)] for i in range(count)
-    ]
+    return [[Batch.of([pool[(4 * i + 2 * j + k) % 8] for k in range(2)]) for j in range(2)] for i in range(count)]

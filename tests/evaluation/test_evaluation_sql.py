@@ -197,9 +197,7 @@ def test_a_query_that_fails_says_why_and_the_next_one_runs(task: SqlTask, answer
         f"SELECT count(*) FROM {', '.join(f'p p{i}' for i in range(30))}",
     ],
 )
-def test_a_query_that_does_not_end_is_stopped(
-    task: SqlTask, answer: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_query_that_does_not_end_is_stopped(task: SqlTask, answer: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "SECONDS", 0.2)
     assert reason(task, answer) == "took longer than 0.2 s"
     assert reason(task, "SELECT 'b'") == "same rows"
@@ -295,8 +293,6 @@ def test_every_wikisql_dev_answer_is_right_when_the_model_says_the_gold() -> Non
     from tunesmith.sources.wikisql import read_wikisql
 
     task = SqlTask(tables=DATA / "dev.tables.jsonl")
-    examples = [
-        e for e in read_wikisql(DATA / "dev.jsonl", DATA / "dev.tables.jsonl") if isinstance(e, Example)
-    ]
+    examples = [e for e in read_wikisql(DATA / "dev.jsonl", DATA / "dev.tables.jsonl") if isinstance(e, Example)]
     assert len(examples) == 1500
     assert all(task.grade(example, example.answer + ";").right for example in examples)

@@ -100,9 +100,7 @@ def test_a_folder_is_identified_by_its_content(tiny: Path, tmp_path: Path) -> No
     assert find(str(folder)).hash != first.hash
 
 
-def test_hashes_are_computed_once_and_again_after_a_change(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_hashes_are_computed_once_and_again_after_a_change(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = tmp_path / "big"
     path.write_bytes(b"one")
     first = file_hash(path)
@@ -126,9 +124,7 @@ def test_the_cache_is_where_the_environment_says(monkeypatch: pytest.MonkeyPatch
 
 
 def test_an_unknown_name_is_told_what_is_possible(tmp_path: Path) -> None:
-    with pytest.raises(
-        ModelError, match=r"there is no model 'nope'; give 'starter', the path of a .gguf file"
-    ):
+    with pytest.raises(ModelError, match=r"there is no model 'nope'; give 'starter', the path of a .gguf file"):
         find("nope")
 
 

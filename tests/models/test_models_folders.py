@@ -61,16 +61,12 @@ def test_shards_are_found_by_the_index_or_without_it(tmp_path: Path) -> None:
         ("model.layers.0.self_attn.rotary_emb.inv_freq", None),
     ],
 )
-def test_names_of_multimodal_models_become_those_of_their_language_part(
-    name: str, canonical: str | None
-) -> None:
+def test_names_of_multimodal_models_become_those_of_their_language_part(name: str, canonical: str | None) -> None:
     assert canonical_name(name) == canonical
 
 
 def test_vision_tensors_are_left_out(tmp_path: Path) -> None:
-    path = weights(
-        tmp_path / "model.safetensors", "language_model.model.norm.weight", "vision_tower.x.weight"
-    )
+    path = weights(tmp_path / "model.safetensors", "language_model.model.norm.weight", "vision_tower.x.weight")
     assert tensor_index(tmp_path) == {NORM: (path, "language_model.model.norm.weight")}
 
 

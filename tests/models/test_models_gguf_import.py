@@ -51,9 +51,7 @@ def logits_of(model: Any) -> Any:
 
 
 @pytest.fixture(scope="module", params=CASES)
-def imported(
-    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
-) -> tuple[Any, Path, Path]:
+def imported(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> tuple[Any, Path, Path]:
     """The original model, its GGUF, and the imported folder."""
     arch, kind, more = CASES[request.param]
     folder = tmp_path_factory.mktemp(request.param)
@@ -243,9 +241,7 @@ def test_missing_unknown_and_misshapen_tensors_are_named(tmp_path: Path) -> None
     assert "lacks the tensor model.layers.1.mlp.up_proj.weight" in refused(path, target)
     path = damaged(tmp_path, extra={"blk.0.ssm_a.weight": np.zeros(4, np.float32)})
     assert "blk.0.ssm_a.weight, which is not supported" in refused(path, target)
-    path = damaged(
-        tmp_path, drop=["output_norm.weight"], extra={"output_norm.weight": np.ones(9, np.float32)}
-    )
+    path = damaged(tmp_path, drop=["output_norm.weight"], extra={"output_norm.weight": np.ones(9, np.float32)})
     assert "model.norm.weight has the shape (9,)" in refused(path, target)
 
 

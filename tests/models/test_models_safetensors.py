@@ -76,9 +76,7 @@ def test_a_failure_keeps_the_file_that_was_there(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == [path]
 
 
-def test_a_full_disk_is_one_sentence_and_leaves_nothing(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_full_disk_is_one_sentence_and_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def full(number: int) -> None:
         raise OSError(errno.ENOSPC, "No space left on device")
 
@@ -93,9 +91,7 @@ def test_a_really_full_device_is_told_too() -> None:
         pytest.skip("no /dev/full here")
     with pytest.raises(OSError, match="No space left") as error, Path("/dev/full").open("wb", 0) as file:
         file.write(b"x")
-    assert "the disk is full" in str(
-        safetensors_file.storage_error(error.value, Path("m.safetensors"), 10**9)
-    )
+    assert "the disk is full" in str(safetensors_file.storage_error(error.value, Path("m.safetensors"), 10**9))
 
 
 def test_a_file_cut_short_is_refused_wherever_it_ends(tmp_path: Path) -> None:
@@ -108,9 +104,7 @@ def test_a_file_cut_short_is_refused_wherever_it_ends(tmp_path: Path) -> None:
             read_header(path)
 
 
-@pytest.mark.parametrize(
-    "content", [b"", b"abc", b"\xff" * 40, b"\x02\0\0\0\0\0\0\0[]", b"\x02\0\0\0\0\0\0\0{x"]
-)
+@pytest.mark.parametrize("content", [b"", b"abc", b"\xff" * 40, b"\x02\0\0\0\0\0\0\0[]", b"\x02\0\0\0\0\0\0\0{x"])
 def test_what_is_no_safetensors_file_is_refused(content: bytes, tmp_path: Path) -> None:
     path = tmp_path / "x.safetensors"
     path.write_bytes(content)

@@ -51,9 +51,7 @@ def test_a_tokenizer_that_cuts_otherwise_is_named(tiny: tuple[Any, Path, Path], 
     content["model"]["merges"] = []
     (tmp_path / "tokenizer.json").write_text(json.dumps(content))
     size = model.config.vocab_size
-    check = verify_import(
-        path, tmp_path, lambda ids: np.zeros((len(ids), size), np.float32), ["The quick brown fox"]
-    )
+    check = verify_import(path, tmp_path, lambda ids: np.zeros((len(ids), size), np.float32), ["The quick brown fox"])
     assert check.different[0] == "The quick brown fox"
     assert not check.same_tokens
     assert check.kl > 0
@@ -93,9 +91,7 @@ def test_what_llama_cpp_refuses_is_a_model_error(tiny: tuple[Any, Path, Path], t
 
 
 def test_no_text_at_all_is_an_error(tiny: tuple[Any, Path, Path], monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(
-        "tunesmith.models.verify.ask_llamacpp", lambda gguf, texts: [llamacpp.Reference([], None)]
-    )
+    monkeypatch.setattr("tunesmith.models.verify.ask_llamacpp", lambda gguf, texts: [llamacpp.Reference([], None)])
     monkeypatch.setattr("tunesmith.models.verify._special_text", lambda tokenizer: "")
     with pytest.raises(ModelError, match="nothing was compared"):
         verify_import(tiny[1], tiny[2], lambda ids: np.zeros((0, 0)), [])

@@ -51,9 +51,7 @@ def write(folder: Path, rows: list[Any], tables: list[Any]) -> tuple[Path, Path]
     return paths
 
 
-def question(
-    sel: Any = 0, agg: Any = 0, conds: Any = (), text: str = "Who?", table_id: str = "1-1"
-) -> dict[str, Any]:
+def question(sel: Any = 0, agg: Any = 0, conds: Any = (), text: str = "Who?", table_id: str = "1-1") -> dict[str, Any]:
     return {
         "phase": 1,
         "table_id": table_id,
@@ -100,9 +98,7 @@ def test_the_database_ignores_case_in_any_script_and_compares_numbers_as_numbers
 @pytest.mark.parametrize(("agg", "expected"), [(1, "1867"), (2, "12 (3)"), (3, 2), (4, 1879), (5, 939.5)])
 def test_an_aggregate_over_text_gives_what_sqlite_gives(table: Table, agg: int, expected: Any) -> None:
     with closing(open_table(table)) as db:
-        assert db.execute(sql_for(table, {"sel": 4, "agg": agg, "conds": []}, "?")).fetchall() == [
-            (expected,)
-        ]
+        assert db.execute(sql_for(table, {"sel": 4, "agg": agg, "conds": []}, "?")).fetchall() == [(expected,)]
 
 
 def test_digits_of_another_script_become_a_number_that_sqlite_reads(table: Table) -> None:
@@ -121,9 +117,7 @@ def test_any_header_becomes_columns_that_sqlite_takes(header: list[str]) -> None
     table = Table("x", tuple(header), ("text",) * len(header), (tuple(header),))
     with closing(open_table(table)) as db:
         for place, cell in enumerate(header):
-            assert db.execute(sql_for(table, {"sel": place, "agg": 0, "conds": []}, "?")).fetchall() == [
-                (cell,)
-            ]
+            assert db.execute(sql_for(table, {"sel": place, "agg": 0, "conds": []}, "?")).fetchall() == [(cell,)]
 
 
 def test_a_name_made_unique_does_not_meet_one_that_is_there_already() -> None:

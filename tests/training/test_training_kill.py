@@ -43,7 +43,9 @@ for progress in stages.run(folder, recipe, stages=("prepare", "train")):
 
 def start(recipe: Path, run: Path) -> subprocess.Popen[bytes]:
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    return subprocess.Popen([sys.executable, "-c", CHILD, str(recipe), str(run)], stdout=subprocess.PIPE, env=environment)
+    return subprocess.Popen(
+        [sys.executable, "-c", CHILD, str(recipe), str(run)], stdout=subprocess.PIPE, env=environment
+    )
 
 
 def finish(recipe: Path, run: Path) -> str:
@@ -62,7 +64,9 @@ def kill_somewhere(recipe: Path, run: Path, rng: random.Random, writing: bool) -
             break
     if writing:
         deadline = time.monotonic() + 5
-        while not list((run / "checkpoints").glob(".step-*.tmp")) and time.monotonic() < deadline and child.poll() is None:
+        while (
+            not list((run / "checkpoints").glob(".step-*.tmp")) and time.monotonic() < deadline and child.poll() is None
+        ):
             pass
         time.sleep(rng.uniform(0, 0.002))
     else:

@@ -16,9 +16,7 @@ from tunesmith.cli.console import standard_error, standard_output
 from tunesmith.cli.flags import parse_settings, settings_help, settings_last
 
 RecipeOrRun = Annotated[Path, Parameter(help="A recipe file, or the folder of a run.")]
-Setting = Annotated[
-    str, Parameter(allow_leading_hyphen=True, help="Settings, as in --train.epochs 3; listed below.")
-]
+Setting = Annotated[str, Parameter(allow_leading_hyphen=True, help="Settings, as in --train.epochs 3; listed below.")]
 RunPath = Annotated[Path | None, Parameter(help="The run folder; runs/NAME for a recipe NAME.toml.")]
 Fresh = Annotated[bool, Parameter(help="Do it again from the start, even if nothing changed.")]
 Json = Annotated[bool, Parameter(help="Print one JSON object instead of tables.")]

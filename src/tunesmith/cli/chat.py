@@ -127,9 +127,7 @@ def _line_editing() -> Iterator[None]:
     except ImportError:  # Windows has its own
         yield
         return
-    history = (
-        Path(os.environ.get("XDG_STATE_HOME") or Path.home() / ".local" / "state") / "tunesmith" / "history"
-    )
+    history = Path(os.environ.get("XDG_STATE_HOME") or Path.home() / ".local" / "state") / "tunesmith" / "history"
     with contextlib.suppress(OSError):
         readline.read_history_file(history)
     readline.set_history_length(1000)

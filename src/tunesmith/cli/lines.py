@@ -71,9 +71,7 @@ class Lines:
         now = self.state.clock()
         if now - self._spoke < 10:
             return
-        part = (
-            f" {progress.done:,}/{progress.total:,}" if progress.total and progress.done is not None else ""
-        )
+        part = f" {progress.done:,}/{progress.total:,}" if progress.total and progress.done is not None else ""
         self._say(progress.stage, f"{visible(progress.message) or 'working'}{part}")
 
     def _say(self, where: str, what: str) -> None:

@@ -56,10 +56,7 @@ class ResultsTable:
                 *([result.get("split", "")] if splits else []),
                 _number(loss, ".3f", best=best),
                 _number(result.get("perplexity"), ".2f", best=best),
-                *(
-                    _score(result.get("tasks", {}).get(task), _best_score(results, task), detail)
-                    for task in tasks
-                ),
+                *(_score(result.get("tasks", {}).get(task), _best_score(results, task), detail) for task in tasks),
             )
         return table
 
@@ -83,9 +80,7 @@ def _score(task: dict[str, Any] | None, best: float | None, detail: int) -> Text
     if task is None:
         return Text("    –", "dim")
     is_best = task["score"] == best
-    cell = Text(
-        f"{words.percent(task['score']):>5} {'◆' if is_best else ' '} ", "bold green" if is_best else ""
-    )
+    cell = Text(f"{words.percent(task['score']):>5} {'◆' if is_best else ' '} ", "bold green" if is_best else "")
     if detail >= 2:
         cell.append(bar(task["score"], 16) + " ", "not bold green" if is_best else "cyan")
     if detail >= 1 and "interval" in task:
@@ -174,15 +169,10 @@ def side_by_side(question: str, base: str, tuned: str, reference: str | None) ->
     """Both models' answers to one question; ✓ where an answer is the reference, word for word."""
     table = Table(box=box.ROUNDED, border_style="dim", expand=True)
     for name, answer, style in (("base", base, "yellow"), ("tuned", tuned, "green")):
-        same = (
-            " ✓" if reference is not None and " ".join(answer.split()) == " ".join(reference.split()) else ""
-        )
+        same = " ✓" if reference is not None and " ".join(answer.split()) == " ".join(reference.split()) else ""
         table.add_column(Text(name + same, f"bold {style}"), ratio=1)
     table.add_row(
-        *(
-            Prose(visible(answer.strip())) if answer.strip() else Text("(nothing)", "dim")
-            for answer in (base, tuned)
-        )
+        *(Prose(visible(answer.strip())) if answer.strip() else Text("(nothing)", "dim") for answer in (base, tuned))
     )
     parts: list[RenderableType] = [Text(), hanging("›", visible(question.strip()), "bold cyan"), table]
     if reference is not None:

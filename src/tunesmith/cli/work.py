@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import shutil
 import sys
 from collections.abc import Iterator
 from dataclasses import asdict
@@ -58,9 +59,7 @@ def run_stages(
         print_json(outcome)
 
 
-def _drive(
-    folder: RunFolder, recipe: Recipe, console: Console, *, stages: tuple[str, ...], fresh: bool
-) -> None:
+def _drive(folder: RunFolder, recipe: Recipe, console: Console, *, stages: tuple[str, ...], fresh: bool) -> None:
     """Run the stages under a view. Raises KeyboardInterrupt when Ctrl-C ended them early."""
     from tunesmith import stages as rooms
 
@@ -89,9 +88,7 @@ def _outcome(folder: RunFolder, stages: tuple[str, ...]) -> dict[str, Any]:
     return outcome
 
 
-def _show_outcome(
-    console: Console, folder: RunFolder, outcome: dict[str, Any], stages: tuple[str, ...]
-) -> None:
+def _show_outcome(console: Console, folder: RunFolder, outcome: dict[str, Any], stages: tuple[str, ...]) -> None:
     if "results" in outcome:
         console.print(ResultsTable(outcome["results"]))
     elif stages == ("prepare",):
@@ -109,12 +106,19 @@ def _show_outcome(
 
 
 def _next(console: Console, hints: dict[str, str]) -> None:
+    hints = {command.replace("tunesmith", _program(), 1): what for command, what in hints.items()}
     width = max(len(command) for command in hints)
     console.print()
     for command, what in hints.items():
-        console.print(
-            Text.assemble(("  " + command.ljust(width), "bold cyan"), ("   " + what, "dim")), soft_wrap=True
-        )
+        console.print(Text.assemble(("  " + command.ljust(width), "bold cyan"), ("   " + what, "dim")), soft_wrap=True)
+
+
+def _program() -> str:
+    """What a person types to start us again: `make demo` runs us from an environment that is not active."""
+    if shutil.which("tunesmith"):
+        return "tunesmith"
+    path = Path(sys.argv[0]).absolute()
+    return str(path.relative_to(Path.cwd())) if path.is_relative_to(Path.cwd()) else str(path)
 
 
 def demo(path: Path, *, as_json: bool) -> None:
@@ -162,9 +166,7 @@ def check(path: Path, overrides: dict[str, Any], *, rows: int, as_json: bool) ->
         print_json({"report": found.report, "samples": samples})
     errors = [f["message"] for f in found.report["findings"] if f["severity"] == "error"]
     if errors:
-        raise CheckFailed(
-            f"{words.how_many(len(errors), 'finding')} to mend before training; the first: {errors[0]}"
-        )
+        raise CheckFailed(f"{words.how_many(len(errors), 'finding')} to mend before training; the first: {errors[0]}")
 
 
 def compare(path: Path, questions: list[str], *, as_json: bool) -> None:

@@ -48,12 +48,16 @@ def build(data: DataSettings, chat: ChatFormat) -> Dataset:
         try:
             sequences = list(encode(example, chat, data.max_tokens))
         except ModelError as error:
-            dataset.quarantine.append(Quarantined(example.origin, str(error), json.dumps(example.to_json(), ensure_ascii=False)))
+            dataset.quarantine.append(
+                Quarantined(example.origin, str(error), json.dumps(example.to_json(), ensure_ascii=False))
+            )
             continue
         if not any(s.learned for s in sequences):
             longest = max(len(s.ids) + s.lost for s in sequences)
             reason = f"no room for the answer: {longest} tokens, the limit is {data.max_tokens}"
-            dataset.quarantine.append(Quarantined(example.origin, reason, json.dumps(example.to_json(), ensure_ascii=False)))
+            dataset.quarantine.append(
+                Quarantined(example.origin, reason, json.dumps(example.to_json(), ensure_ascii=False))
+            )
             continue
         side = part or part_of(example, _share(data.split.valid), _share(data.split.test), data.seed)
         dataset.rows[side].append(example)
@@ -113,7 +117,10 @@ def write(dataset: Dataset, folder: Path, data: DataSettings) -> dict[str, Any]:
             files.write_jsonl(target / f"{part}.jsonl", [row.to_json() for row in dataset.rows[part]])
         files.write_jsonl(
             target / "quarantine.jsonl",
-            [{"file": q.origin.file, "line": q.origin.line, "reason": q.reason, "text": q.text} for q in dataset.quarantine],
+            [
+                {"file": q.origin.file, "line": q.origin.line, "reason": q.reason, "text": q.text}
+                for q in dataset.quarantine
+            ],
         )
         files.write_json(target / "report.json", made)
     return made
@@ -132,9 +139,7 @@ def sequences(rows: list[Example], chat: ChatFormat, max_tokens: int) -> list[Se
 def report(dataset: Dataset, data: DataSettings) -> dict[str, Any]:
     """Counts, what was cut, and findings worth a person's look, as plain values."""
     every = [s for part in PARTS for s in dataset.sequences[part]]
-    cut = [
-        {"origin": str(s.example.origin), "tokens": len(s.ids) + s.lost, "lost": s.lost} for s in dataset.cut
-    ]
+    cut = [{"origin": str(s.example.origin), "tokens": len(s.ids) + s.lost, "lost": s.lost} for s in dataset.cut]
     return {
         "inputs": dataset.inputs,
         "rows": {part: len(dataset.rows[part]) for part in PARTS},
@@ -157,7 +162,8 @@ def _findings(dataset: Dataset, cut: list[dict[str, Any]], data: DataSettings) -
     if cut:
         lost = sum(row["lost"] for row in cut)
         found.append(("warning", f"{len(cut)} rows are longer than {data.max_tokens} tokens and lose {lost} of them"))
-    for part, use in (("valid", "choose the best checkpoint"), ("test", "measure the result")):
+    uses: dict[Part, str] = {"valid": "choose the best checkpoint", "test": "measure the result"}
+    for part, use in uses.items():
         if not dataset.rows[part]:
             found.append(("warning", f"no {part} rows: nothing to {use} with"))
     repeated = len(dataset.rows["train"]) - len({row.id for row in dataset.rows["train"]})

@@ -61,8 +61,7 @@ TEST_PRODUCTS = {
 TRAIN_CITIES = "Lisbon Oslo Vienna Dublin Prague Madrid Athens Warsaw Helsinki Zurich Porto Milan"
 TEST_CITIES = "Berlin Krakow Bergen Lyon Seville"
 TRAIN_NAMES = (
-    "Ada Ben Carla David Elena Felix Greta Hugo Irene Jonas Karin Leo Maria Nils Olga Pablo Rosa Simon "
-    "Tessa Victor",
+    "Ada Ben Carla David Elena Felix Greta Hugo Irene Jonas Karin Leo Maria Nils Olga Pablo Rosa Simon Tessa Victor",
     "Adler Brandt Costa Duarte Eriksen Fischer Garcia Hansen Ivanova Jensen Keller Lopez Moreau Novak Olsen "
     "Pereira Quinn Rossi Schmidt Torres",
 )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import Any
 
 import numpy as np
 
@@ -53,7 +54,7 @@ def fresh(arch: Architecture, shape: LoraShape, seed: int) -> dict[str, np.ndarr
     return arrays
 
 
-def check_layout(expected: Mapping[str, np.ndarray], arrays: Mapping[str, np.ndarray]) -> None:
+def check_layout(expected: Mapping[str, Any], arrays: Mapping[str, Any]) -> None:
     """Raise `EngineError` unless names and shapes are the expected ones."""
     if different := sorted(expected.keys() ^ arrays.keys()):
         raise EngineError(f"these arrays belong to another adapter: {different[0]} is on one side only")

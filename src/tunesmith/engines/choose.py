@@ -22,7 +22,9 @@ def engine_name(wanted: Literal["auto", "torch", "mlx"]) -> Literal["torch", "ml
     return "mlx" if sys.platform == "darwin" and platform.machine() == "arm64" else "torch"
 
 
-def open_engine(folder: Path, arch: Architecture, wanted: Literal["auto", "torch", "mlx"], precision: Precision) -> Engine:
+def open_engine(
+    folder: Path, arch: Architecture, wanted: Literal["auto", "torch", "mlx"], precision: Precision
+) -> Engine:
     """The base model in ``folder``, loaded into an engine. Raises `EngineError` when it is not installed."""
     name = engine_name(wanted)
     try:
@@ -37,4 +39,6 @@ def open_engine(folder: Path, arch: Architecture, wanted: Literal["auto", "torch
         return TorchEngine(folder, arch, precision)
     except ImportError as error:
         package = "mlx-lm" if name == "mlx" else "torch"
-        raise EngineError(f"the engine {name} cannot be loaded ({error}); install it with: pip install {package}") from None
+        raise EngineError(
+            f"the engine {name} cannot be loaded ({error}); install it with: pip install {package}"
+        ) from None

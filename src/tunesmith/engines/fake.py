@@ -83,9 +83,7 @@ class FakeEngine:
         self._need_adapter()
         tokens = sum(batch.learned for batch in micro_batches)
         if not tokens:
-            raise TrainingError(
-                f"step {settings.step} got no row with a token to learn; check the learn masks"
-            )
+            raise TrainingError(f"step {settings.step} got no row with a token to learn; check the learn masks")
         loss, gradients = 0.0, {name: np.zeros(a.shape) for name, a in self._arrays.items()}
         for index, batch in enumerate(micro_batches):
             loss += self._add_gradients(batch, self._inputs_kept(batch, settings, index), tokens, gradients)
@@ -151,9 +149,7 @@ class FakeEngine:
         self._need_adapter()
         if arrays:
             check_layout({f"{part}.{name}": a for part in "mv" for name, a in self._arrays.items()}, arrays)
-        parts = (
-            {n[2:]: a.astype(np.float32) for n, a in arrays.items() if n.startswith(p)} for p in ("m.", "v.")
-        )
+        parts = ({n[2:]: a.astype(np.float32) for n, a in arrays.items() if n.startswith(p)} for p in ("m.", "v."))
         (self._m, self._v), self._updates = parts, steps
 
     def memory(self) -> int:

@@ -117,9 +117,7 @@ class Decoder:
         finally:
             self.lora.on = before
 
-    def hidden(
-        self, ids: mx.array, caches: list[BatchKVCache] | None = None, *, recompute: bool = False
-    ) -> mx.array:
+    def hidden(self, ids: mx.array, caches: list[BatchKVCache] | None = None, *, recompute: bool = False) -> mx.array:
         """Token ids [rows, length] -> normed states [rows, length, width].
 
         Without caches rows are padded on the right; with them ids follow what the caches hold, and
@@ -262,9 +260,7 @@ def _load(model: nn.Module, folder: Path, dtype: mx.Dtype) -> None:
 def _mask(length: int, window: int | None, caches: list[BatchKVCache] | None) -> mx.array | str:
     """Who sees whom: causal, not farther back than the window, not the padding on the left."""
     if caches is None:
-        return (
-            "causal" if window is None or window >= length else create_causal_mask(length, window_size=window)
-        )
+        return "causal" if window is None or window >= length else create_causal_mask(length, window_size=window)
     mask = caches[0].make_mask(length, window_size=window)
     total = mask.shape[-1]  # padding sees itself: a row of the softmax with nothing in it can be NaN
     return mask | mx.eye(length, total, k=total - length).astype(mx.bool_)

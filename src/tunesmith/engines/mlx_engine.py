@@ -57,9 +57,7 @@ class MlxEngine:
         lora = self._adapter()
         tokens = sum(batch.learned for batch in micro_batches)
         if not tokens:
-            raise TrainingError(
-                f"step {settings.step} got no row with a token to learn; check the learn masks"
-            )
+            raise TrainingError(f"step {settings.step} got no row with a token to learn; check the learn masks")
         with out_of_memory():
             loss, gradients = self._gradients(micro_batches, tokens, settings)
             norm = global_norm(gradients)
@@ -70,9 +68,7 @@ class MlxEngine:
                 lora.arrays = self._optimizer.update(lora.arrays, gradients, settings)
         return StepResult(loss, norm, tokens)
 
-    def _gradients(
-        self, micro_batches: Sequence[Batch], tokens: int, settings: StepSettings
-    ) -> tuple[float, Arrays]:
+    def _gradients(self, micro_batches: Sequence[Batch], tokens: int, settings: StepSettings) -> tuple[float, Arrays]:
         """Mean loss over all learned tokens and its gradient, one micro-batch in memory at a time."""
         lora = self._adapter()
         arrays, loss = lora.arrays, 0.0
@@ -225,9 +221,7 @@ def out_of_memory() -> Iterator[None]:
         yield
     except (RuntimeError, MemoryError) as error:
         text = str(error)
-        if isinstance(error, MemoryError) or any(
-            w in text for w in ("malloc", "Insufficient Memory", "OutOfMemory")
-        ):
+        if isinstance(error, MemoryError) or any(w in text for w in ("malloc", "Insufficient Memory", "OutOfMemory")):
             mx.clear_cache()  # a smaller step may follow
             raise OutOfMemory(
                 f"this does not fit into memory ({text}); make the batch, max_tokens or layers smaller"

@@ -131,16 +131,20 @@ class Decoder:
         start, end = cache.length, cache.length + n
         at = torch.arange(start, end, device=self.device)
         positions = (at[None] - pads[:, None]).clamp_(min=0)
+        # The same for all layers of a kind: computed once, or it would be most of a step's operations.
+        kinds = {(self.arch.rope_of(i), self.arch.windows[i]) for i in range(self.arch.layers)}
+        turns = {rope: [t[positions][:, None] for t in self._rotation(rope, end)] for rope, _ in kinds}
+        masks = {window: self._cached_mask(at, pads, end, window) for _, window in kinds}
         x = self._embed(ids)
         for i, layer in enumerate(self.layers):
-            cos, sin = (t[positions][:, None] for t in self._rotation(self.arch.rope_of(i), end))
+            cos, sin = turns[self.arch.rope_of(i)]
             q, k, v = self._queries(x, i, updates, (rows, n))
             q = turn(q.transpose(1, 2), cos, sin, q.new_empty(rows, q.shape[2], n, q.shape[3]))
             turn(k.transpose(1, 2), cos, sin, cache.keys[i][:, :, start:end])
             cache.values[i][:, :, start:end] = v.transpose(1, 2)
             o = F.scaled_dot_product_attention(
                 q, cache.keys[i][:, :, :end], cache.values[i][:, :, :end],
-                attn_mask=self._cached_mask(at, pads, end, self.arch.windows[i]),
+                attn_mask=masks[self.arch.windows[i]],
                 scale=self.arch.query_scale, enable_gqa=True,
             )  # fmt: skip
             x = self._rest(x, o.transpose(1, 2).reshape(rows * n, -1), i, layer, updates)

@@ -14,6 +14,7 @@ from tunesmith.engines import adapter as layout
 from tunesmith.engines.base import Batch, Generation, LoraShape, StepResult, StepSettings, peak_memory
 from tunesmith.engines.torch_cores import Cores, memory_errors
 from tunesmith.engines.torch_decoder import GROUPS, Decoder, Update, Updates
+from tunesmith.engines.torch_generate import Picker, continue_prompts
 from tunesmith.errors import EngineError, TrainingError
 from tunesmith.models.architecture import Architecture
 
@@ -163,10 +164,11 @@ class TorchEngine:
         return torch.Generator(self.device).manual_seed(int(entropy))
 
     def _update(self, settings: StepSettings) -> float:
-        grads = [p.grad for p in self._parameters() if p.grad is not None]
-        norm = float(torch.linalg.vector_norm(torch.stack(torch._foreach_norm(grads))))
-        if settings.clip and norm > settings.clip:
-            torch._foreach_mul_(grads, settings.clip / (norm + 1e-6))
+        parameters = self._parameters()
+        total = torch.nn.utils.get_total_norm([p.grad for p in parameters if p.grad is not None])
+        if settings.clip:
+            torch.nn.utils.clip_grads_with_norm_(parameters, settings.clip, total)
+        norm = float(total)
         optimizer = self._adamw()
         optimizer.param_groups[0].update(lr=settings.learning_rate, weight_decay=settings.weight_decay)
         if np.isfinite(norm):  # a broken gradient must not reach the adapter
@@ -213,7 +215,9 @@ class TorchEngine:
         summed = np.zeros(len(batch.ids))
         updates = self._updates(adapter=adapter)
         jobs = [group.tolist() for group in groups if len(group)]
-        for taken, part in zip(jobs, self._cores.each(lambda t: self._losses(batch.rows(t, self._multiple), updates), jobs), strict=True):
+        for taken, part in zip(
+            jobs, self._cores.each(lambda t: self._losses(batch.rows(t, self._multiple), updates), jobs), strict=True
+        ):
             summed[taken] = part
         return summed, batch.learn.sum(1).astype(np.int64)
 
@@ -239,41 +243,22 @@ class TorchEngine:
 
         def answer(rows: list[int]) -> None:
             picker = Picker(rows, temperature, seed)
-            self._generate([prompts[row] for row in rows], picker, max_new_tokens, stop, updates, results, on_token)
+            finished = continue_prompts(
+                self.decoder, [prompts[row] for row in rows], updates, picker, max_new_tokens, stop, on_token
+            )
+            for row, generation in finished.items():
+                results[row] = generation
 
         jobs = [rows.tolist() for rows in np.array_split(np.arange(len(prompts)), self._cores.count) if len(rows)]
         list(self._cores.each(answer, jobs))
         return results
 
-    @torch.no_grad()
-    def _generate(self, prompts: list[Sequence[int]], picker: Picker, room: int, stop: frozenset[int],
-                  updates: Updates, results: list[Generation], on_token: Callable[[int, int], None] | None) -> None:  # fmt: skip
-        ids, pads = self._left_padded(prompts)
-        cache = self.decoder.new_cache(len(prompts), ids.shape[1] + room)
-        for _ in range(room):
-            chosen = picker(self.decoder.read(ids, pads, cache, updates))
-            going = []
-            for at, (row, token) in enumerate(zip(picker.rows, chosen.tolist(), strict=True)):
-                if token in stop:
-                    results[row].stopped = True
-                    continue
-                results[row].ids.append(token)
-                if on_token:
-                    on_token(row, token)
-                going.append(at)
-            if not going:
-                return
-            ids = chosen[:, None]
-            if len(going) < len(chosen):  # rows that are finished leave the batch
-                kept = torch.tensor(going, device=self.device)
-                cache.keep(kept)
-                ids, pads = ids[kept], pads[kept]
-                picker.rows = [picker.rows[at] for at in going]
-
     def memory(self) -> int:
         return torch.cuda.max_memory_allocated() if self.device.type == "cuda" else peak_memory()
 
-    def _updates(self, generator: torch.Generator | None = None, *, adapter: bool = True, wanted: bool = False) -> Updates:
+    def _updates(
+        self, generator: torch.Generator | None = None, *, adapter: bool = True, wanted: bool = False
+    ) -> Updates:
         """A copy of the adapter in the compute type; with ``wanted``, one that collects gradients."""
         if not adapter:
             return {}
@@ -283,18 +268,13 @@ class TorchEngine:
 
         dropout = self._shape.dropout if generator else 0.0
         return {
-            place: Update(copy(t.a), copy(t.b), self._shape.scale, dropout, generator) for place, t in self._trained.items()
+            place: Update(copy(t.a), copy(t.b), self._shape.scale, dropout, generator)
+            for place, t in self._trained.items()
         }
 
     def _tensors(self, batch: Batch) -> tuple[Tensor, Tensor]:
         ids = torch.from_numpy(batch.ids.astype(np.int64)).to(self.device)
         return ids, torch.from_numpy(batch.learn).to(self.device)
-
-    def _left_padded(self, prompts: Sequence[Sequence[int]]) -> tuple[Tensor, Tensor]:
-        longest = max(len(p) for p in prompts)
-        pads = [longest - len(p) for p in prompts]
-        ids = [[0] * pad + list(p) for pad, p in zip(pads, prompts, strict=True)]
-        return torch.tensor(ids, device=self.device), torch.tensor(pads, device=self.device)
 
 
 def fastest_dtype(device: torch.device) -> str:
@@ -302,23 +282,6 @@ def fastest_dtype(device: torch.device) -> str:
     if device.type == "cuda":
         return "bf16" if torch.cuda.is_bf16_supported(including_emulation=False) else "fp32"
     return "bf16" if torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported() else "fp32"
-
-
-class Picker:
-    """The next token of each row: the likeliest, or one drawn by the inverse of the cumulative
-    distribution, from the row's own generator, so that what other rows do changes nothing."""
-
-    def __init__(self, rows: list[int], temperature: float, seed: int) -> None:
-        self.rows, self._temperature = rows, temperature
-        self._draws = {row: np.random.default_rng([seed, row]) for row in rows}
-
-    def __call__(self, logits: Tensor) -> Tensor:
-        """float32 [rows, vocabulary] -> ids [rows]."""
-        if self._temperature <= 0:
-            return logits.argmax(-1)
-        sums = torch.softmax(logits / self._temperature, -1).cumsum(-1)
-        at = torch.tensor([[self._draws[row].random()] for row in self.rows], dtype=sums.dtype, device=sums.device)
-        return torch.searchsorted(sums, at * sums[:, -1:], right=True)[:, 0].clamp_(max=logits.shape[-1] - 1)
 
 
 def _numpy(tensor: Tensor) -> np.ndarray:

@@ -48,7 +48,11 @@ class Evaluation:
         """Measure every candidate; ``results`` and ``samples`` fill as it goes."""
         tasks = {t.kind: self._task(t) for t in self.settings.tasks if isinstance(t, SqlTaskSettings)}
         rows = [row for row in self.rows if row.answer]
-        for candidate in candidates:
+        for i, candidate in enumerate(candidates):
+            yield Progress(
+                "working", stage="evaluate", model=candidate.name, message=f"{candidate.name}: loss",
+                done=i, total=len(candidates),
+            )  # fmt: skip
             if candidate.arrays is not None:
                 self.engine.load_adapter_arrays(candidate.arrays())
             adapter = candidate.arrays is not None
@@ -59,7 +63,9 @@ class Evaluation:
             if candidate.asked and tasks and rows:
                 answers: list[str] = []
                 yield from self._answer(candidate.name, rows, answers, adapter)
-                result["tasks"] = {kind: self._grade(kind, task, candidate.name, rows, answers) for kind, task in tasks.items()}
+                result["tasks"] = {
+                    kind: self._grade(kind, task, candidate.name, rows, answers) for kind, task in tasks.items()
+                }
             self.results.append(result)
             task, measured = next(iter(result.get("tasks", {}).items()), ("", {}))
             yield Progress(
@@ -80,19 +86,25 @@ class Evaluation:
         done = 0
         for part in iterate_by_length([len(p) for p in prompts], self.settings.batch):
             generated = self.engine.generate(
-                [prompts[i] for i in part], max_new_tokens=self.settings.max_new_tokens, stop=self.chat.stop, adapter=adapter
+                [prompts[i] for i in part],
+                max_new_tokens=self.settings.max_new_tokens,
+                stop=self.chat.stop,
+                adapter=adapter,
             )
             for i, generation in zip(part, generated, strict=True):
                 answers[i] = self.chat.decode(generation.ids).strip()
             done += len(part)
-            yield Progress("working", stage="evaluate", model=name, message=f"{name} answers", done=done, total=len(rows))
+            yield Progress(
+                "working", stage="evaluate", model=name, message=f"{name}: answers", done=done, total=len(rows)
+            )
 
     def _grade(self, kind: str, task: SqlTask, name: str, rows: list[Example], answers: list[str]) -> dict[str, Any]:
         verdicts = [task.grade(row, answer) for row, answer in zip(rows, answers, strict=True)]
         for row, answer, verdict in zip(rows, answers, verdicts, strict=True):
             self.samples.append({
-                "model": name, "task": kind, "id": row.id, "origin": str(row.origin), "question": row.prompt[-1].content,
-                "answer": answer, "reference": row.answer, "right": verdict.right, "reason": verdict.reason,
+                "model": name, "task": kind, "id": row.id, "origin": str(row.origin),
+                "question": row.prompt[-1].content, "answer": answer, "reference": row.answer,
+                "right": verdict.right, "reason": verdict.reason,
             })  # fmt: skip
         right = sum(v.right for v in verdicts)
         low, high = interval(right, len(verdicts))

@@ -89,9 +89,7 @@ class SqlTask:
         try:
             gold = runner.rows(extract_sql(example.answer))
         except QueryFailed as error:
-            raise SourceError(
-                f"{example.origin}: the gold SQL fails ({error}); mend or remove the row."
-            ) from error
+            raise SourceError(f"{example.origin}: the gold SQL fails ({error}); mend or remove the row.") from error
         try:
             rows = runner.rows(extract_sql(answer))
         except ResultTooLarge:
@@ -243,9 +241,7 @@ def _row_order(row: Row) -> tuple[Any, ...]:
     """Sorts rows so that equal ones meet. Text decides before numbers, and numbers by six digits only:
     where two differ by rounding error, the next cell must still decide the same way."""
     words = tuple((type(cell).__name__, cell) for cell in row if isinstance(cell, str | bytes))
-    numbers = tuple(
-        (cell is None, float(f"{cell or 0:.6g}")) for cell in row if not isinstance(cell, str | bytes)
-    )
+    numbers = tuple((cell is None, float(f"{cell or 0:.6g}")) for cell in row if not isinstance(cell, str | bytes))
     return len(words), words, numbers
 
 
@@ -274,6 +270,4 @@ def _translated(path: Path) -> Iterator[None]:
     try:
         yield
     except (sqlite3.Error, UnicodeDecodeError, OSError) as error:
-        raise SourceError(
-            f"Cannot open the database {path}: {error}; give an SQLite file or script."
-        ) from error
+        raise SourceError(f"Cannot open the database {path}: {error}; give an SQLite file or script.") from error

@@ -90,7 +90,10 @@ def read_architecture(folder: Path) -> Architecture:
 def parse_architecture(config: dict[str, Any], where: str) -> Architecture:
     """`read_architecture` on the parsed file; ``where`` is named in errors."""
     if isinstance(config.get("text_config"), dict):  # a model that also sees images: its language part
-        config = {**config["text_config"], "model_type": config["text_config"].get("model_type", config.get("model_type"))}
+        config = {
+            **config["text_config"],
+            "model_type": config["text_config"].get("model_type", config.get("model_type")),
+        }
     family = {"gemma3_text": "gemma3"}.get(str(config.get("model_type")), str(config.get("model_type")))
     if family not in FAMILIES:
         raise ModelError(

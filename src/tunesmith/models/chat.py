@@ -29,18 +29,14 @@ class ChatFormat:
         except Exception as error:  # the library raises bare Exception
             raise ModelError(f"{path} cannot be read ({error}); download the model again") from None
         config = _read(folder / "tokenizer_config.json")
-        self.special = {
-            i: t.content for i, t in self._tokenizer.get_added_tokens_decoder().items() if t.special
-        }
+        self.special = {i: t.content for i, t in self._tokenizer.get_added_tokens_decoder().items() if t.special}
         self.bos = self._id(config.get("bos_token"))
         self.eos = self._id(config.get("eos_token"))
         self.adds_bos = self._adds_bos(config)
         self.stop = self._stops(folder)
         self.template_source = _template(folder, config)
         self._template = _compile(self.template_source, str(folder)) if self.template_source else None
-        self._words = {
-            f"{key}_token": _text(config.get(f"{key}_token")) for key in ("bos", "eos", "unk", "pad")
-        }
+        self._words = {f"{key}_token": _text(config.get(f"{key}_token")) for key in ("bos", "eos", "unk", "pad")}
 
     # -- text and tokens -------------------------------------------------------------------------
 
@@ -83,9 +79,7 @@ class ChatFormat:
         Raises `ModelError` when there is no template or it refuses these messages.
         """
         if self._template is None:
-            raise ModelError(
-                'this model has no chat template; use rows with "text", or the chat version of the model'
-            )
+            raise ModelError('this model has no chat template; use rows with "text", or the chat version of the model')
         import jinja2
 
         try:
@@ -152,9 +146,7 @@ def _compile(source: str, where: str) -> Any:
     def tojson(value: Any, indent: int | None = None) -> str:
         return json.dumps(value, ensure_ascii=False, indent=indent)
 
-    environment = ImmutableSandboxedEnvironment(
-        trim_blocks=True, lstrip_blocks=True, extensions=[loopcontrols]
-    )
+    environment = ImmutableSandboxedEnvironment(trim_blocks=True, lstrip_blocks=True, extensions=[loopcontrols])
     environment.globals["raise_exception"] = refuse
     environment.filters["tojson"] = tojson
     try:

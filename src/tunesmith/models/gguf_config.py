@@ -78,9 +78,7 @@ def _family_keys(gguf: Gguf, arch: str, config: dict[str, Any]) -> dict[str, Any
         "query_pre_attn_scalar": scalar,
         "sliding_window": int(gguf.require("{arch}.attention.sliding_window")),
         "sliding_window_pattern": pattern,
-        "layer_types": [
-            "full_attention" if (i + 1) % pattern == 0 else "sliding_attention" for i in range(layers)
-        ],
+        "layer_types": ["full_attention" if (i + 1) % pattern == 0 else "sliding_attention" for i in range(layers)],
         "rope_local_base_freq": short_float(gguf.get("{arch}.rope.freq_base_swa", 10000.0)),
         "attention_bias": False,
         "attn_logit_softcapping": None,
@@ -92,9 +90,7 @@ def _uniform(gguf: Gguf, key: str, default: int | None = None) -> int:
     value = gguf.require(key) if default is None else gguf.get(key, default)
     values = set(value) if isinstance(value, list) else {value}
     if len(values) != 1:
-        raise ModelError(
-            f"{gguf.path}: its layers differ in {key.format(arch='shape')}; that is not supported"
-        )
+        raise ModelError(f"{gguf.path}: its layers differ in {key.format(arch='shape')}; that is not supported")
     return int(values.pop())
 
 
@@ -107,9 +103,7 @@ def _embedding_rows(gguf: Gguf) -> int:
 def _rope(gguf: Gguf, head_dim: int) -> dict[str, Any]:
     turned = int(gguf.get("{arch}.rope.dimension_count", head_dim))
     if turned != head_dim:
-        raise ModelError(
-            f"{gguf.path} turns {turned} of {head_dim} dimensions by position, which is not supported"
-        )
+        raise ModelError(f"{gguf.path} turns {turned} of {head_dim} dimensions by position, which is not supported")
     theta = short_float(gguf.get("{arch}.rope.freq_base", 10000.0))
     kind = gguf.get("{arch}.rope.scaling.type") or "linear"
     factor = float(gguf.get("{arch}.rope.scaling.factor") or gguf.get("{arch}.rope.scale_linear") or 1.0)

@@ -206,9 +206,7 @@ def _halves(gguf: Gguf, stored: GgufTensor, raw: np.ndarray) -> np.ndarray:
     with np.errstate(over="ignore", invalid="ignore"):
         halves = _floats(gguf, stored, raw).astype(np.float16)
     if not np.isfinite(halves).all():
-        raise ModelError(
-            f"{gguf.path}: {stored.name} holds numbers that are no 16-bit floats; download it again"
-        )
+        raise ModelError(f"{gguf.path}: {stored.name} holds numbers that are no 16-bit floats; download it again")
     return halves
 
 

@@ -115,9 +115,7 @@ def _split_merge(merge: str) -> list[str]:
 def _sentence_piece(gguf: Gguf) -> tuple[dict[str, Any], bool]:
     types = _types(gguf)
     if BYTE not in types:
-        raise ModelError(
-            f"{gguf.path}: its SentencePiece tokenizer has no byte tokens, which is not supported"
-        )
+        raise ModelError(f"{gguf.path}: its SentencePiece tokenizer has no byte tokens, which is not supported")
     model = _bpe(gguf, merges_from_scores(gguf), byte_fallback=True)
     prefix = bool(gguf.get("tokenizer.ggml.add_space_prefix", True))
     replace = {"type": "Replace", "pattern": {"String": " "}, "content": "▁"}
@@ -174,9 +172,7 @@ def _bpe(
     }
 
 
-def _tokenizer(
-    gguf: Gguf, model: dict[str, Any], pre: PreTokenizer, decoder: dict[str, Any]
-) -> dict[str, Any]:
+def _tokenizer(gguf: Gguf, model: dict[str, Any], pre: PreTokenizer, decoder: dict[str, Any]) -> dict[str, Any]:
     return {
         "version": "1.0",
         "truncation": None,

@@ -33,9 +33,7 @@ def file_hash(path: Path) -> str:
         with path.open("rb") as file:
             digest = hashlib.file_digest(file, "sha256").hexdigest()
     except OSError as error:
-        raise ModelError(
-            f"{path} cannot be read ({error.strerror or error}); check its permissions"
-        ) from None
+        raise ModelError(f"{path} cannot be read ({error.strerror or error}); check its permissions") from None
     _remember(note, identity, digest)
     return digest
 
@@ -60,8 +58,6 @@ def _remember(note: Path, identity: list[object], digest: str) -> None:
         raise storage_error(error, note.parent) from error
     try:
         with replacing(note) as file:
-            file.write(
-                json.dumps({"identity": identity, "sha256": digest}).encode("utf-8", "surrogateescape")
-            )
+            file.write(json.dumps({"identity": identity, "sha256": digest}).encode("utf-8", "surrogateescape"))
     except StorageError:
         return  # a hash that is not remembered is only computed again

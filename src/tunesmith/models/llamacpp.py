@@ -43,9 +43,7 @@ class Reference:
     logits: np.ndarray | None
 
 
-def ask_llamacpp(
-    gguf: Path, requests: Sequence[str | Sequence[int]], *, logits: bool = True
-) -> Iterator[Reference]:
+def ask_llamacpp(gguf: Path, requests: Sequence[str | Sequence[int]], *, logits: bool = True) -> Iterator[Reference]:
     """Run the model in ``gguf`` over texts or token ids, one `Reference` each, in order.
 
     Texts are tokenized with special tokens recognised and BOS put before where the model wants it;
@@ -62,9 +60,7 @@ def ask_llamacpp(
         child = subprocess.run(command, capture_output=True, text=True, errors="replace")
         if child.returncode != 0:
             said = (child.stderr.strip().splitlines() or [f"exit status {child.returncode}"])[-1]
-            raise ModelError(
-                f"llama.cpp cannot run {gguf} ({said.strip()}); check or download the file again"
-            )
+            raise ModelError(f"llama.cpp cannot run {gguf} ({said.strip()}); check or download the file again")
         answers: list[list[int]] = json.loads((folder / "ids.json").read_text(encoding="utf-8"))
         for i, ids in enumerate(answers):
             path = folder / f"{i}.npy"

@@ -55,9 +55,7 @@ def _byte_level(use_regex: bool) -> dict[str, Any]:
 
 def _splits(*patterns: str) -> dict[str, Any]:
     """Cut at every match of each expression in turn, then write bytes as letters."""
-    cuts = [
-        {"type": "Split", "pattern": {"Regex": p}, "behavior": "Isolated", "invert": False} for p in patterns
-    ]
+    cuts = [{"type": "Split", "pattern": {"Regex": p}, "behavior": "Isolated", "invert": False} for p in patterns]
     return {"type": "Sequence", "pretokenizers": [*cuts, _byte_level(False)]}
 
 

@@ -150,9 +150,7 @@ def _parse(raw: bytes, base: int, path: Path) -> dict[str, TensorInfo]:
 
 
 def _cut_short(path: Path, size: int, expected: int) -> ModelError:
-    return ModelError(
-        f"{path} is cut short: it has {size:,} bytes and should have {expected:,}; download it again"
-    )
+    return ModelError(f"{path} is cut short: it has {size:,} bytes and should have {expected:,}; download it again")
 
 
 def _header(tensors: list[Tensor], metadata: dict[str, str]) -> bytes:
@@ -175,9 +173,7 @@ def _header(tensors: list[Tensor], metadata: dict[str, str]) -> bytes:
 def _write_tensor(file: BinaryIO, tensor: Tensor) -> None:
     data, written = tensor.data(), 0
     for piece in [data] if isinstance(data, bytes | np.ndarray) else data:
-        raw = (
-            piece if isinstance(piece, bytes) else np.ascontiguousarray(piece).reshape(-1).view(np.uint8).data
-        )
+        raw = piece if isinstance(piece, bytes) else np.ascontiguousarray(piece).reshape(-1).view(np.uint8).data
         written += file.write(raw)
     if written != tensor.nbytes:
         raise ValueError(f"{tensor.name} gave {written} bytes; its shape {tensor.shape} has {tensor.nbytes}")

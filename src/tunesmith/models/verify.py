@@ -80,9 +80,7 @@ def verify_import(
     divergence = np.concatenate([kl for kl, _, _ in compared])
     agreed = np.concatenate([same for _, same, _ in compared])
     worst = max(difference for _, _, difference in compared)
-    return ImportCheck(
-        len(divergence), float(divergence.mean()), float(agreed.mean()), worst, tuple(different)
-    )
+    return ImportCheck(len(divergence), float(divergence.mean()), float(agreed.mean()), worst, tuple(different))
 
 
 def compare_logits(reference: np.ndarray, ours: np.ndarray) -> tuple[np.ndarray, np.ndarray, float]:

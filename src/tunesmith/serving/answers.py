@@ -54,7 +54,11 @@ class Answerer:
 
         use = self.adapter if adapter is None else adapter
         self.engine.generate(
-            [self.chat.prompt(messages)], max_new_tokens=self.max_new_tokens, stop=self.chat.stop, adapter=use, on_token=take
+            [self.chat.prompt(messages)],
+            max_new_tokens=self.max_new_tokens,
+            stop=self.chat.stop,
+            adapter=use,
+            on_token=take,
         )
         text = self.chat.decode(ids)
         on_text(text[shown:])

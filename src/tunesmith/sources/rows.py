@@ -1,9 +1,9 @@
 """Rows in JSON or JSONL, in the forms people have them, each read into an `Example` or put into quarantine.
 
-    {"messages": [{"role": "user", "content": "…"}, {"role": "assistant", "content": "…"}]}
-    {"prompt": "…", "completion": "…"}
-    {"instruction": "…", "input": "…", "output": "…"}       with "system" and "history" where they are
-    {"text": "…"}                                           raw text, no chat
+{"messages": [{"role": "user", "content": "…"}, {"role": "assistant", "content": "…"}]}
+{"prompt": "…", "completion": "…"}
+{"instruction": "…", "input": "…", "output": "…"}       with "system" and "history" where they are
+{"text": "…"}                                           raw text, no chat
 """
 
 from __future__ import annotations
@@ -118,7 +118,9 @@ def read_row(row: Any, origin: Origin) -> Example:
     elif "text" in row:
         messages, used = [Message("text", _string(row, "text"), learn=True)], {"text"}
     else:
-        raise _Unreadable(f"no known form: a row needs {FORMS}, and this one has {', '.join(map(repr, row)) or 'nothing'}")
+        raise _Unreadable(
+            f"no known form: a row needs {FORMS}, and this one has {', '.join(map(repr, row)) or 'nothing'}"
+        )
     _check(messages)
     extra = {key: value for key, value in row.items() if key not in used}
     return Example(tuple(messages), origin, extra)

@@ -81,9 +81,7 @@ class Tables(Mapping[str, Table]):
                         self._places[_parse_table(line, Origin(str(path), number)).id] = (place, number)
                     place += len(line)
         except OSError as error:
-            raise SourceError(
-                f"Cannot read WikiSQL's tables {path}: {error.strerror}; check the path."
-            ) from error
+            raise SourceError(f"Cannot read WikiSQL's tables {path}: {error.strerror}; check the path.") from error
 
     def __getitem__(self, table_id: str) -> Table:
         place, number = self._places[table_id]
@@ -114,9 +112,7 @@ def read_wikisql(rows: Path, tables: Path) -> Iterator[Example | Quarantined]:
                 if line.strip():
                     yield _read_row(line, Origin(str(rows), number), known)
     except OSError as error:
-        raise SourceError(
-            f"Cannot read WikiSQL's questions {rows}: {error.strerror}; check the path."
-        ) from error
+        raise SourceError(f"Cannot read WikiSQL's questions {rows}: {error.strerror}; check the path.") from error
 
 
 def column_names(header: Sequence[str]) -> list[str]:
@@ -172,9 +168,7 @@ def sql_for(table: Table, sql: Mapping[str, Any], question: str) -> str:
     except (KeyError, TypeError, ValueError) as error:
         if isinstance(error, BadRow):
             raise
-        raise BadRow(
-            '"sql" does not have the form {"sel", "agg", "conds": [[column, operator, value]]}'
-        ) from error
+        raise BadRow('"sql" does not have the form {"sel", "agg", "conds": [[column, operator, value]]}') from error
     what = f"{aggregate}({selected})" if aggregate else selected
     where = f" WHERE {' AND '.join(conditions)}" if conditions else ""
     return f"SELECT {what} FROM t{where}"
@@ -232,14 +226,10 @@ def _parse_table(line: bytes, origin: Origin) -> Table:
         raw = json.loads(line)
         table = Table(raw["id"], tuple(raw["header"]), tuple(raw["types"]), tuple(map(tuple, raw["rows"])))
     except (ValueError, KeyError, TypeError) as error:
-        raise SourceError(
-            f'{origin} is not a table of WikiSQL\'s: give it "id", "header", "types", "rows".'
-        ) from error
+        raise SourceError(f'{origin} is not a table of WikiSQL\'s: give it "id", "header", "types", "rows".') from error
     widths = {len(table.header), len(table.types), *map(len, table.rows)}
     if len(widths) != 1 or not table.header or not all(isinstance(title, str) for title in table.header):
-        raise SourceError(
-            f"{origin}: header, types and rows of table {table.id} differ in length; mend the line."
-        )
+        raise SourceError(f"{origin}: header, types and rows of table {table.id} differ in length; mend the line.")
     return table
 
 
@@ -261,8 +251,6 @@ def _literal(value: Any, kind: str, question: str) -> str:
         # Nor digits of other scripts, which two questions hold.
         return number if number.isascii() else repr(float(number))
     words = re.escape(text)
-    found = re.search(rf"(?<!\w){words}(?!\w)", question, re.IGNORECASE) or re.search(
-        words, question, re.IGNORECASE
-    )
+    found = re.search(rf"(?<!\w){words}(?!\w)", question, re.IGNORECASE) or re.search(words, question, re.IGNORECASE)
     # A fold that is not lower-casing (ſ for s) would no longer be equal in the database.
     return found[0] if found and found[0].lower() == text.lower() else text

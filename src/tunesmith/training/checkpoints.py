@@ -61,7 +61,10 @@ class Checkpoints:
         last, and earlier checkpoints that only guarded against a crash."""
         target = self.path(state.step)
         with files.atomic_folder(target) as folder:
-            blobs = {WEIGHTS: save(engine.adapter_arrays(), {"format": "pt"}), OPTIMIZER: save(engine.optimizer_arrays())}
+            blobs = {
+                WEIGHTS: save(engine.adapter_arrays(), {"format": "pt"}),
+                OPTIMIZER: save(engine.optimizer_arrays()),
+            }
             hashes = {}
             for name, blob in blobs.items():
                 (folder / name).write_bytes(blob)

@@ -104,14 +104,17 @@ class Loop:
         """Stop on a loss that is no number, or that rises far above where it started and stays there."""
         if not math.isfinite(loss) or not math.isfinite(norm):
             what = "the loss" if not math.isfinite(loss) else "the gradient"
-            raise TrainingError(f"{what} became {loss if what == 'the loss' else norm} at step {step}; {self._advice()}")
+            raise TrainingError(
+                f"{what} became {loss if what == 'the loss' else norm} at step {step}; {self._advice()}"
+            )
         state = self.state
         past = state.smooth_loss
         state.smooth_loss = loss if past is None else SMOOTH * past + (1 - SMOOTH) * loss
         state.lowest_smooth = min(state.smooth_loss, state.lowest_smooth or math.inf)
         if step > 20 and state.smooth_loss > 2 * state.lowest_smooth + 1:
             raise TrainingError(
-                f"the loss diverges: {state.smooth_loss:.2f} at step {step}, it was {state.lowest_smooth:.2f}; {self._advice()}"
+                f"the loss diverges: {state.smooth_loss:.2f} at step {step}, "
+                f"it was {state.lowest_smooth:.2f}; {self._advice()}"
             )
 
     def _advice(self) -> str:

@@ -6,7 +6,9 @@ import math
 from typing import Literal
 
 
-def learning_rate(step: int, steps: int, peak: float, warmup: float, kind: Literal["cosine", "linear", "constant"]) -> float:
+def learning_rate(
+    step: int, steps: int, peak: float, warmup: float, kind: Literal["cosine", "linear", "constant"]
+) -> float:
     """Learning rate of a step counted from 1: a linear rise over the first ``warmup`` share of the
     steps, then constant, or down to zero behind the last step, in a line or a half cosine
     (Loshchilov & Hutter 2017)."""
