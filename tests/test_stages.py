@@ -163,3 +163,26 @@ def test_progress_survives_a_line_cut_by_a_crash(tmp_path):
     folder.record(Progress("start", stage="train", step=0))
     folder.record(Progress("step", stage="train", step=1, loss=0.5))
     assert [(e.event, e.loss) for e in folder.events()] == [("start", None), ("step", 0.5)]
+
+
+def test_a_fresh_training_that_was_stopped_is_not_taken_for_finished(recipe):
+    go(recipe)
+    folder, made = stages.open_run(recipe, recipe.parent / "run")
+    events = stages.run(folder, made, stages=("train",), fresh=True, stop=lambda: True)
+    assert done(list(events)) == []
+    with pytest.raises(RunError, match="is not trained"):
+        go(recipe, which=("evaluate",))
+    assert done(go(recipe)) == ["train", "evaluate"]
+
+
+def test_another_folder_can_be_named_for_the_recipe_of_a_run(recipe):
+    go(recipe)
+    folder, made = stages.open_run(recipe.parent / "run", recipe.parent / "beside", {"train.epochs": 2})
+    assert done(list(stages.run(folder, made))) == ["prepare", "train", "evaluate"]
+    assert stages.results(RunFolder(recipe.parent / "run"))
+    assert folder.path.name == "beside"
+
+
+def test_rows_that_are_trained_on_and_measured_on_are_an_error_of_check(recipe):
+    _, made = stages.open_run(recipe, None, {"data.split.test": ["rows.jsonl"]})
+    assert any(f["severity"] == "error" for f in stages.check(made).report["findings"])

@@ -15,6 +15,10 @@ from typing import IO, Any
 
 from tunesmith.errors import StorageError
 
+_UNWRITABLE = (
+    errno.EACCES, errno.EROFS, errno.EPERM, errno.EFBIG, errno.EEXIST, errno.ENOTDIR, errno.EISDIR, errno.ENAMETOOLONG,
+)  # fmt: skip
+
 
 @contextmanager
 def storage_errors(path: Path) -> Iterator[None]:
@@ -27,7 +31,7 @@ def storage_errors(path: Path) -> Iterator[None]:
                 f"the disk is full: {path} could not be written; what was there before is unharmed. "
                 "Free some space and run the same command again"
             ) from error
-        if error.errno in (errno.EACCES, errno.EROFS, errno.EPERM, errno.EFBIG):
+        if error.errno in _UNWRITABLE:
             raise StorageError(f"{path} cannot be written ({error.strerror}); choose another folder") from error
         raise
 
@@ -68,6 +72,7 @@ def atomic_folder(path: Path) -> Iterator[Path]:
                 if file.is_file():
                     with file.open("rb+") as opened:
                         os.fsync(opened.fileno())
+            sync_folder(temporary)
             temporary.chmod(0o755)
             _swap(temporary, path)
         except BaseException:
@@ -89,7 +94,9 @@ def _swap(new: Path, path: Path) -> None:
 def recover_folder(path: Path) -> None:
     """Bring back the old folder if the process died between the two renames of `atomic_folder`."""
     old = path.with_name(f".{path.name}.old")
-    if old.exists() and not path.exists():
+    if old.exists() and path.exists():
+        shutil.rmtree(old, ignore_errors=True)
+    elif old.exists():
         old.rename(path)
 
 

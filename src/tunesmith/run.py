@@ -21,6 +21,8 @@ from tunesmith.errors import RunError
 from tunesmith.progress import Progress
 from tunesmith.settings import Recipe, make_recipe
 
+STAGES = ("prepare", "train", "evaluate")
+
 
 class RunFolder:
     """Names the places of a run; nothing is created before something is written.
@@ -51,8 +53,10 @@ class RunFolder:
         """The recipe this run was made with. Raises `RunError` when this is no run folder."""
         try:
             values = tomllib.loads(self._recipe.read_text(encoding="utf-8"))
-        except FileNotFoundError:
+        except (FileNotFoundError, NotADirectoryError):
             raise RunError(f"{self.path} is no run folder: it has no recipe.toml") from None
+        except (ValueError, OSError) as error:
+            raise RunError(f"{self._recipe} cannot be read ({error}); run the recipe again") from None
         return make_recipe(values, where=str(self._recipe), folder=self.path)
 
     def save_recipe(self, recipe: Recipe) -> None:
@@ -68,7 +72,7 @@ class RunFolder:
         except FileNotFoundError:
             return {}
         except ValueError:
-            raise RunError(f"{self._manifest} is damaged; delete it and run the same command again") from None
+            raise RunError(f"{self._manifest} is damaged; name another folder with --run") from None
 
     def update_manifest(self, **values: Any) -> None:
         """Set top-level keys of the manifest."""
@@ -82,11 +86,24 @@ class RunFolder:
         """The hash of what a stage was finished with."""
         return self.manifest().get("stages", {}).get(stage)
 
+    def begin(self, stage: str) -> None:
+        """Note that a stage and those after it are not finished any more."""
+        stages = self.manifest().get("stages", {})
+        self.update_manifest(stages={s: stages[s] for s in STAGES[: STAGES.index(stage)] if s in stages})
+
     def finish(self, stage: str, inputs: str) -> None:
-        """Note that a stage is finished with these inputs; stages after it are to be done again."""
-        order = ["prepare", "train", "evaluate"]
-        kept = {s: h for s, h in self.manifest().get("stages", {}).items() if order.index(s) < order.index(stage)}
-        self.update_manifest(stages={**kept, stage: inputs})
+        """Note that a stage is finished with these inputs."""
+        self.update_manifest(stages={**self.manifest().get("stages", {}), stage: inputs})
+
+    def retire_training(self) -> None:
+        """Take away checkpoints, adapter and evaluation. The manifest forgets them first, and each
+        folder is renamed before it is deleted: killed at any moment, no half of them is ever used."""
+        self.begin("train")
+        self.update_manifest(training=None)
+        for folder in (self.checkpoints, self.adapter, self.evaluation):
+            if folder.exists():
+                folder.rename(self.path / f".{folder.name}.{time.time_ns()}.tmp")
+        files.remove_leftovers(self.path)
 
     # -- progress --------------------------------------------------------------------------------
 
@@ -164,6 +181,8 @@ def _try_lock(handle: int) -> bool:
         fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
         return False
+    except OSError:
+        return True  # a file system without locks: nothing can be known
     return True
 
 

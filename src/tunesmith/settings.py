@@ -109,8 +109,8 @@ class TrainSettings(Section):
     """Share of the steps in which the learning rate rises from zero."""
     weight_decay: Annotated[float, Field(ge=0)] = 0.0
     """AdamW's weight decay."""
-    clip: Annotated[float, Field(gt=0)] | None = 1.0
-    """Gradients longer than that are shortened to it."""
+    clip: Annotated[float, Field(ge=0)] = 1.0
+    """Gradients longer than that are shortened to it; 0: never."""
     layers: Annotated[int, Field(ge=1)] | Literal["all"] = "all"
     """Train the top k layers, or "all"."""
     lora: LoraSettings = LoraSettings()
@@ -160,6 +160,13 @@ class EvaluateSettings(Section):
     batch: Annotated[int, Field(ge=1)] = 64
     """Rows computed at once."""
 
+    @model_validator(mode="after")
+    def _each_once(self) -> EvaluateSettings:
+        kinds = [task.kind for task in self.tasks]
+        if len(set(kinds)) < len(kinds):
+            raise PydanticCustomError("tasks", "each kind of task can be measured once")
+        return self
+
 
 class Recipe(Section):
     """Everything about one run. Only ``[data] sources`` is required."""
@@ -188,6 +195,8 @@ def read_recipe(path: Path, overrides: Mapping[str, Any] | None = None) -> Recip
         raise RecipeError(f"{path} is a folder; name the recipe file in it") from None
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise RecipeError(f"{path} is not TOML: {error}") from None
+    except OSError as error:
+        raise RecipeError(f"{path} cannot be read: {error.strerror}") from None
     return make_recipe(values, overrides, where=str(path), folder=path.parent)
 
 
@@ -204,8 +213,10 @@ def make_recipe(values: Mapping[str, Any], overrides: Mapping[str, Any] | None =
     if not recipe.data.sources:
         raise RecipeError(f'{where}: data.sources is missing; name your files, as in sources = ["rows.jsonl"]')
     data = recipe.data.model_copy(update={"folder": str((folder / recipe.data.folder).resolve())})
-    name = folder / recipe.model.name
-    model = recipe.model.model_copy(update={"name": str(name.resolve())}) if name.exists() else recipe.model
+    model = recipe.model
+    for start in (folder, Path()):  # a path, if there is one: beside the recipe, or from here
+        if model.name != "starter" and (start / model.name).exists():
+            model = model.model_copy(update={"name": str((start / model.name).resolve())})
     return recipe.model_copy(update={"data": data, "model": model})
 
 

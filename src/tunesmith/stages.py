@@ -11,10 +11,8 @@ from typing import Any
 from tunesmith import files
 from tunesmith.errors import RunError, SourceError, TrainingError
 from tunesmith.progress import Progress
-from tunesmith.run import RunFolder
+from tunesmith.run import STAGES, RunFolder
 from tunesmith.settings import Recipe, SqlTaskSettings, make_recipe, read_recipe
-
-STAGES = ("prepare", "train", "evaluate")
 
 
 def open_run(
@@ -26,8 +24,8 @@ def open_run(
     file is called recipe.toml. Raises `RecipeError` or `RunError`.
     """
     if recipe_or_run.is_dir():
-        folder = RunFolder(recipe_or_run)
-        recipe = folder.recipe()
+        folder = RunFolder(run or recipe_or_run)
+        recipe = RunFolder(recipe_or_run).recipe()
         if overrides:
             recipe = make_recipe(recipe.model_dump(mode="json", exclude_none=True), overrides, str(recipe_or_run))
         return folder, recipe
@@ -45,8 +43,7 @@ def run(folder: RunFolder, recipe: Recipe, *, stages: tuple[str, ...] = STAGES, 
     """
     work = _Work(folder, recipe, stop)
     with folder.lock():
-        if not fresh:
-            work.refuse_other_training()
+        work.settle_other_training(fresh, "train" in stages)
         folder.save_recipe(recipe)
         for stage in stages:
             for progress in work.stage(stage, fresh):
@@ -96,29 +93,33 @@ class _Work:
         """Hash of everything that decides a stage's result."""
         recipe = self.recipe
         if stage == "prepare":
-            return files.value_hash(
-                [self.model.hash, recipe.data.model_dump(exclude={"folder"}), self._source_hashes()]
-            )
+            return files.value_hash([self.model.hash, recipe.data.model_dump(exclude={"folder"}), self._source_hashes])
         if stage == "train":
             settings = recipe.train.model_dump(exclude={"save_minutes"})
             return files.value_hash([self.inputs("prepare"), recipe.model.model_dump(exclude={"name"}), settings])
         return files.value_hash(
-            [self.inputs("train"), recipe.evaluate.model_dump(exclude={"batch"}), self._task_hashes()]
+            [self.inputs("train"), recipe.evaluate.model_dump(exclude={"batch"}), self._task_hashes]
         )
 
+    @cached_property
     def _source_hashes(self) -> list[str]:
         from tunesmith.dataset.prepare import source_files
 
         return [_hash(path) for path in source_files(self.recipe.data)]
 
+    @cached_property
     def _task_hashes(self) -> list[str]:
         tasks = [t for t in self.recipe.evaluate.tasks if isinstance(t, SqlTaskSettings)]
         return [_hash(self.recipe.folder() / name) for t in tasks for name in (t.database, t.tables) if name]
 
-    def refuse_other_training(self) -> None:
-        """Raise `RunError` when the folder holds a training that other inputs began."""
+    def settle_other_training(self, fresh: bool, again: bool) -> None:
+        """A training that other inputs began is refused, or taken away when ``fresh`` says so; so is
+        one with these inputs that is asked for ``again``. Raises `RunError`."""
         begun = self.folder.manifest().get("training")
-        if begun is not None and begun != self.inputs("train"):
+        other = begun is not None and begun != self.inputs("train")
+        if fresh and (other or again):
+            self.folder.retire_training()
+        elif other:
             raise RunError(
                 f"{self.folder} holds a training with other settings or rows; "
                 "give --fresh to replace it, or --run FOLDER to begin beside it"
@@ -132,10 +133,8 @@ class _Work:
             yield Progress("stage", stage=stage, message="unchanged")
             return
         yield Progress("stage", stage=stage)
-        if stage == "train":
-            yield from self._train(fresh)
-        else:
-            yield from {"prepare": self._prepare, "evaluate": self._evaluate}[stage]()
+        self.folder.begin(stage)
+        yield from {"prepare": self._prepare, "train": self._train, "evaluate": self._evaluate}[stage]()
         if not self.stopped:
             self.folder.finish(stage, inputs)
             yield Progress("end", stage=stage)
@@ -154,18 +153,13 @@ class _Work:
 
         return prepare.sequences(prepare.read(self.folder.dataset, part), self.chat, self.recipe.data.max_tokens)
 
-    def _train(self, fresh: bool) -> Iterator[Progress]:
-        import shutil
-
+    def _train(self) -> Iterator[Progress]:
         from tunesmith.training.checkpoints import Checkpoints, adapter_config
         from tunesmith.training.loop import Loop, Rows
 
         self._need("prepare", "prepared")
-        if fresh:
-            for old in (self.folder.checkpoints, self.folder.adapter, self.folder.evaluation):
-                shutil.rmtree(old, ignore_errors=True)
         self.folder.update_manifest(training=self.inputs("train"))
-        checkpoints = Checkpoints(self.folder.checkpoints)
+        checkpoints = Checkpoints(self.folder.checkpoints, self.inputs("train"))
         rows = Rows(self._sequences("train"), self._sequences("valid"))
         config = adapter_config(lora_shape(self.recipe), self.arch.layers, self.recipe.model.name)
         loop = Loop(self.engine, rows, self.recipe.train, checkpoints, config, self.stop)

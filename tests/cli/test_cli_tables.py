@@ -17,8 +17,8 @@ def text(renderable, width=80):
     return shown
 
 
-def model(name, loss, score=None, interval=(0.0, 1.0)):
-    tasks = {} if score is None else {"sql": {"score": score, "n": 300, "interval": list(interval)}}
+def model(name, loss, score=None, interval=(0.0, 1.0), **more):
+    tasks = {} if score is None else {"sql": {"score": score, "n": 300, "interval": list(interval), **more}}
     return {"model": name, "split": "test", "loss": loss, "perplexity": 2.0, "tasks": tasks}
 
 
@@ -45,17 +45,15 @@ def test_the_best_of_each_column_is_marked():
 
 
 @pytest.mark.parametrize(
-    ("base", "tuned", "said"),
+    ("base", "tuned", "p", "said"),
     [
-        ((0.0, 0.1), (0.8, 0.9), "better"),
-        ((0.8, 0.9), (0.0, 0.1), "worse"),
-        ((0.2, 0.5), (0.4, 0.7), "not sure"),
+        (0.1, 0.8, 1e-9, "better: exact McNemar test, p < 0.0001"),
+        (0.8, 0.1, 0.01, "worse: exact McNemar test, p = 0.01"),
+        (0.4, 0.5, 0.3, "not distinguishable at n = 300"),
     ],
 )
-def test_the_verdict_follows_the_intervals(base, tuned, said):
-    assert said in text(
-        ResultsTable([model("base", 1.0, sum(base) / 2, base), model("tuned", 1.0, sum(tuned) / 2, tuned)])
-    )
+def test_the_verdict_follows_the_paired_test(base, tuned, p, said):
+    assert said in text(ResultsTable([model("base", 1.0, base), model("tuned", 1.0, tuned, p_value=p)]))
 
 
 def test_results_without_tasks_or_losses_are_drawn():

@@ -147,3 +147,15 @@ def test_real_templates_learn_each_answer_once_with_an_end(tmp_path, path):
     for sequence in sequences:
         assert sequence.ids[-1] in chat.special or sequence.ids[-1] == chat.eos
         assert sequence.ids[:2] != [chat.bos, chat.bos]  # Llama 2 begins every question with one
+
+
+@pytest.mark.parametrize("answer", ["end", "d", "im", "_", "user", "q"])
+def test_an_answer_that_also_stands_in_the_end_token_or_the_question_is_learned_right(tmp_path, answer):
+    assert learned(tmp_path, conversation(f"q {answer}?", answer)) == [[f"{answer}<|im_end|>"]]
+    assert learned(tmp_path / "2", conversation(f"q {answer}?", answer), OPENS_THOUGHT) == [[f"{answer}<|im_end|>"]]
+
+
+def test_the_end_token_that_is_taught_stops_generation_whatever_the_tokenizer_says(tmp_path):
+    chat = ChatFormat(write_chat(tmp_path / "chat", eos_token="<|endoftext|>"))
+    (sequence,) = encode(conversation("q", "a"), chat, 4096)
+    assert sequence.ids[-1] in chat.stop

@@ -18,7 +18,7 @@ from models_tiny import byte_level_vocabulary, tiny_model, write_gguf
 from tunesmith.errors import ModelError
 from tunesmith.models import find as finding
 from tunesmith.models import hashes
-from tunesmith.models.find import find
+from tunesmith.models.find import IMPORTER, find
 from tunesmith.models.gguf_import import UNFINISHED
 from tunesmith.models.hashes import cache_folder, file_hash
 from tunesmith.models.verify import verify_import
@@ -41,7 +41,7 @@ def test_a_gguf_is_imported_once(tiny: Path, cache: Path, monkeypatch: pytest.Mo
     seen: list[float] = []
     model = find(str(tiny), seen.append)
     assert model.hash == hashes.file_hash(tiny)
-    assert model.folder == cache / "models" / f"my-model-{model.hash[:16]}"
+    assert model.folder == cache / "models" / f"my-model-{model.hash[:16]}-v{IMPORTER}"
     assert seen[-1] == 1.0
     monkeypatch.setattr(finding, "import_gguf", None)
     assert find(str(tiny)) == model
@@ -49,7 +49,7 @@ def test_a_gguf_is_imported_once(tiny: Path, cache: Path, monkeypatch: pytest.Mo
 
 def test_two_processes_may_import_the_same_model_at_once_without_torch(tiny: Path, cache: Path) -> None:
     code = (
-        f"import sys; from tunesmith.models.find import find; find({str(tiny)!r}); "
+        f"import sys; from tunesmith.models.find import IMPORTER, find; find({str(tiny)!r}); "
         "sys.exit('torch' in sys.modules or 'transformers' in sys.modules)"
     )
     children = [subprocess.Popen([sys.executable, "-c", code]) for _ in range(2)]

@@ -105,12 +105,14 @@ def _verdicts(results: Sequence[dict[str, Any]], tasks: Sequence[str]) -> list[T
         if not base or not tuned or "interval" not in base or "interval" not in tuned:
             continue
         change = f"{task}: {words.percent(base['score'])} → {words.percent(tuned['score'])}, "
-        if tuned["interval"][0] > base["interval"][1]:
-            lines.append(Text(change + "better: the 95 % intervals lie apart", "green"))
-        elif tuned["interval"][1] < base["interval"][0]:
-            lines.append(Text(change + "worse: the 95 % intervals lie apart", "red"))
+        chance = tuned.get("p_value", 1.0)
+        sure = f"exact McNemar test, {words.probability(chance)}"
+        if chance >= 0.05:
+            lines.append(Text(f"{change}not distinguishable at n = {tuned['n']:,}: {sure}", "yellow"))
+        elif tuned["score"] > base["score"]:
+            lines.append(Text(f"{change}better: {sure}", "green"))
         else:
-            lines.append(Text(change + "not sure: the 95 % intervals overlap", "yellow"))
+            lines.append(Text(f"{change}worse: {sure}", "red"))
     return lines
 
 

@@ -69,7 +69,9 @@ def _drive(folder: RunFolder, recipe: Recipe, console: Console, *, stages: tuple
         for last in rooms.run(folder, recipe, stages=stages, fresh=fresh, stop=stop):
             view.show(last)
     # A stage that was skipped says only "stage"; one that was cut short never says "end".
-    finished = last is None or (last.stage == stages[-1] and last.event in ("end", "stage"))
+    finished = last is None or bool(
+        last.stage == stages[-1] and (last.event == "end" or (last.event == "stage" and last.message))
+    )
     if stop() and not finished:
         at = f" after step {last.step:,}" if last and last.step else ""
         raise KeyboardInterrupt(f"stopped{at}; {CONTINUES}")

@@ -166,6 +166,10 @@ def _findings(dataset: Dataset, cut: list[dict[str, Any]], data: DataSettings) -
     for part, use in uses.items():
         if not dataset.rows[part]:
             found.append(("warning", f"no {part} rows: nothing to {use} with"))
+    trained = {row.split_key for row in dataset.rows["train"]}
+    for part in uses:
+        if leaked := [row for row in dataset.rows[part] if row.split_key in trained]:
+            found.append(("error", f"{len(leaked)} {part} rows are trained on too, the first at {leaked[0].origin}"))
     repeated = len(dataset.rows["train"]) - len({row.id for row in dataset.rows["train"]})
     if repeated:
         found.append(("note", f"{repeated} training rows repeat another one exactly"))

@@ -50,7 +50,7 @@ def _raw(example: Example, chat: ChatFormat) -> Iterator[Sequence]:
     ids = chat.start(chat.encode(example.messages[0].content))
     if chat.eos is not None and ids[-1:] != [chat.eos]:
         ids = [*ids, chat.eos]
-    yield Sequence(ids, [token != chat.bos for token in ids], example)
+    yield Sequence(ids, [i > 0 for i in range(len(ids))], example)  # nothing comes before the first
 
 
 def _conversation(example: Example, chat: ChatFormat) -> Iterator[Sequence]:
@@ -74,12 +74,21 @@ def _turn(chat: ChatFormat, before: list[dict[str, str]], after: list[dict[str, 
     if not full.startswith(asked):
         # The template opens an answer in a way that a finished one does not have (an empty
         # thought, say): the answer is learned behind the opening that the model will be given.
-        at = full.rfind(content)
+        differ = (i for i, (a, b) in enumerate(zip(asked, full, strict=False)) if a != b)
+        shared = next(differ, min(len(asked), len(full)))
+        at = _place(full, content, shared)
         full = asked + (full[at:] if at >= 0 else content)
     prompt = chat.encode(asked)
-    at = full.rfind(content, len(asked))
+    at = _place(full, content, len(asked))
     end = at + len(content) if at >= 0 else len(full)
     return chat.start(prompt), _answer(chat, prompt, asked, full, end)
+
+
+def _place(text: str, content: str, start: int) -> int:
+    """Where the content stands behind ``start``, or -1. Looked for at the front first: an answer such
+    as "end" also occurs in the end token."""
+    lead = start + len(text[start:]) - len(text[start:].lstrip())
+    return lead if text.startswith(content, lead) else text.rfind(content, start)
 
 
 def _answer(chat: ChatFormat, prompt: list[int], asked: str, full: str, end: int) -> list[int]:

@@ -80,7 +80,7 @@ class LoraShape:
 @dataclass(frozen=True)
 class StepSettings:
     """What an optimizer step is told besides its rows. Dropout is drawn from (seed, step, index of the
-    micro-batch) alone, so that a step taken again after a crash is the same step."""
+    micro-batch and of its part on a core) alone, so that a step taken again after a crash is the same step."""
 
     step: int
     learning_rate: float

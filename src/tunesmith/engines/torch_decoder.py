@@ -78,7 +78,7 @@ class Decoder:
         self.norm = self._norm(reader, "model.norm.weight")
         self.head = self.embedding if arch.tied else reader("lm_head.weight")
         self._tables: dict[tuple[Rope, int], tuple[Tensor, Tensor]] = {}
-        self._masks: dict[tuple[int, int | None], Tensor] = {}
+        self._masks: dict[int | None, Tensor] = {}
 
     def _layer(self, read: _Reader, i: int) -> Layer:
         at, arch = f"model.layers.{i}.", self.arch
@@ -214,13 +214,11 @@ class Decoder:
         return table[0][:length], table[1][:length]
 
     def _mask(self, length: int, window: int | None) -> Tensor:
-        mask = self._masks.get((length, window))
-        if mask is None:
-            if len(self._masks) > 64:  # one for each length of a batch; old ones go
-                self._masks.clear()
-            at = torch.arange(length, device=self.device)
-            mask = self._masks[length, window] = _bias(_seen(at, at, window), self.dtype)
-        return mask
+        mask = self._masks.get(window)
+        if mask is None or len(mask) < length:  # one for each kind of layer, as long as ever needed
+            at = torch.arange(-(-length // 256) * 256, device=self.device)
+            mask = self._masks[window] = _bias(_seen(at, at, window), self.dtype)
+        return mask[:length, :length]
 
     def _cached_mask(self, at: Tensor, pads: Tensor, end: int, window: int | None) -> Tensor:
         keys = torch.arange(end, device=self.device)

@@ -130,8 +130,11 @@ class TorchEngine:
         learned = sum(batch.learned for batch in micro_batches)
         if not learned:
             raise TrainingError(f"step {settings.step} has no token to learn; check the rows with `tunesmith check`")
-        work = [(part, self._generator(settings, i, j)) for i, b in enumerate(micro_batches) if b.learned
-                for j, part in enumerate(self._parts(b))]  # fmt: skip
+        work = [
+            (batch.rows(rows, self._multiple), self._generator(settings, i, j))
+            for i, batch in enumerate(micro_batches)
+            for j, rows in enumerate(self._parts(batch))
+        ]
         total = 0.0
         for loss, updates in self._cores.each(lambda job: self._gradients(*job, learned), work):
             total += loss
@@ -147,15 +150,16 @@ class TorchEngine:
         loss.backward()
         return loss.item(), updates
 
-    def _parts(self, batch: Batch) -> list[Batch]:
-        """The batch in parts of about as many tokens each: one or more for each core that works by itself."""
+    def _parts(self, batch: Batch) -> list[list[int]]:
+        """The rows that learn, in parts of about as many tokens each: one or more for each core that
+        works by itself."""
         rows = [int(row) for row in np.argsort(-batch.lengths, kind="stable") if batch.learn[row].any()]
         cores = min(self._cores.count, max(1, batch.tokens // LEAST_TOKENS))
         rounds = -(-batch.tokens // (MOST_TOKENS * cores)) if self._cores.count > 1 else 1
         parts: list[list[int]] = [[] for _ in range(min(cores * rounds, len(rows)))]
         for row in rows:
             min(parts, key=lambda taken: int(batch.lengths[taken].sum())).append(row)
-        return [batch.rows(taken, self._multiple) for taken in parts]
+        return parts
 
     def _generator(self, settings: StepSettings, micro: int, part: int) -> torch.Generator | None:
         if not self._shape.dropout:
@@ -201,7 +205,7 @@ class TorchEngine:
             return
         state = self._adamw().state
         for p in self._parameters():
-            state[p] = {"step": torch.tensor(float(steps)), "exp_avg": torch.zeros_like(p),
+            state[p] = {"step": torch.tensor(float(steps), device=p.device), "exp_avg": torch.zeros_like(p),
                         "exp_avg_sq": torch.zeros_like(p)}  # fmt: skip
         for name, t, cut in self._blocks():
             for short, long in MOMENTS.items():
@@ -210,15 +214,10 @@ class TorchEngine:
     # -- measuring and generating ----------------------------------------------------------------
 
     def losses(self, batch: Batch, *, adapter: bool = True) -> tuple[np.ndarray, np.ndarray]:
-        rows = [[i] for i in range(len(batch.ids)) if batch.learn[i].any()]
-        groups = np.array_split([i for (i,) in rows], min(self._cores.count, len(rows)) or 1)
-        summed = np.zeros(len(batch.ids))
-        updates = self._updates(adapter=adapter)
-        jobs = [group.tolist() for group in groups if len(group)]
-        for taken, part in zip(
-            jobs, self._cores.each(lambda t: self._losses(batch.rows(t, self._multiple), updates), jobs), strict=True
-        ):
-            summed[taken] = part
+        summed, updates, parts = np.zeros(len(batch.ids)), self._updates(adapter=adapter), self._parts(batch)
+        measure = self._cores.each(lambda rows: self._losses(batch.rows(rows, self._multiple), updates), parts)
+        for rows, losses in zip(parts, measure, strict=True):
+            summed[rows] = losses
         return summed, batch.learn.sum(1).astype(np.int64)
 
     @torch.no_grad()

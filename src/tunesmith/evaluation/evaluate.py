@@ -12,8 +12,9 @@ import numpy as np
 
 from tunesmith.dataset.tokens import Sequence
 from tunesmith.engines.base import Engine, iterate_by_length
+from tunesmith.errors import SourceError
 from tunesmith.evaluation.sql import SqlTask
-from tunesmith.evaluation.statistics import interval
+from tunesmith.evaluation.statistics import compare, interval
 from tunesmith.models.chat import ChatFormat
 from tunesmith.progress import Progress
 from tunesmith.settings import EvaluateSettings, SqlTaskSettings
@@ -43,11 +44,18 @@ class Evaluation:
     sequences: list[Sequence]
     results: list[dict[str, Any]] = field(default_factory=list)
     samples: list[dict[str, Any]] = field(default_factory=list)
+    _base_marks: dict[str, list[bool]] = field(default_factory=dict)
+    """By task, what the first model got right: the others are compared with it question by question."""
 
     def run(self, candidates: list[Candidate]) -> Iterator[Progress]:
         """Measure every candidate; ``results`` and ``samples`` fill as it goes."""
         tasks = {t.kind: self._task(t) for t in self.settings.tasks if isinstance(t, SqlTaskSettings)}
         rows = [row for row in self.rows if row.answer]
+        if tasks and not rows:
+            raise SourceError('no test row has an answer to grade by; evaluate.tasks can only be "loss" for raw text')
+        for task in tasks.values():
+            for row in rows:
+                task.grade(row, row.answer)  # a gold answer that fails is said before hours of generating
         for i, candidate in enumerate(candidates):
             yield Progress(
                 "working", stage="evaluate", model=candidate.name, message=f"{candidate.name}: loss",
@@ -106,6 +114,10 @@ class Evaluation:
                 "question": row.prompt[-1].content, "answer": answer, "reference": row.answer,
                 "right": verdict.right, "reason": verdict.reason,
             })  # fmt: skip
-        right = sum(v.right for v in verdicts)
-        low, high = interval(right, len(verdicts))
-        return {"score": right / len(verdicts), "n": len(verdicts), "interval": [low, high]}
+        marks = [v.right for v in verdicts]
+        low, high = interval(sum(marks), len(marks))
+        measured: dict[str, Any] = {"score": sum(marks) / len(marks), "n": len(marks), "interval": [low, high]}
+        base = self._base_marks.setdefault(kind, marks)
+        if base is not marks:
+            measured["p_value"] = compare(base, marks).p_value
+        return measured

@@ -33,10 +33,12 @@ class ChatFormat:
         self.bos = self._id(config.get("bos_token"))
         self.eos = self._id(config.get("eos_token"))
         self.adds_bos = self._adds_bos(config)
-        self.stop = self._stops(folder)
-        self.template_source = _template(folder, config)
-        self._template = _compile(self.template_source, str(folder)) if self.template_source else None
-        self._words = {f"{key}_token": _text(config.get(f"{key}_token")) for key in ("bos", "eos", "unk", "pad")}
+        source = _template(folder, config)
+        self._template = _compile(source, str(folder)) if source else None
+        self._words: dict[str, str] = {
+            f"{key}_token": _text(config.get(f"{key}_token")) for key in ("bos", "eos", "unk", "pad")
+        }
+        self.stop = self._stops(folder) | self._taught_end()
 
     # -- text and tokens -------------------------------------------------------------------------
 
@@ -101,6 +103,16 @@ class ChatFormat:
             return bool(config["add_bos_token"])
         ids = self._tokenizer.encode("a", add_special_tokens=True).ids
         return self.bos is not None and ids[:1] == [self.bos]
+
+    def _taught_end(self) -> frozenset[int]:
+        """The token that the template ends an answer with: it is what training teaches, so it must stop
+        generation too (a base model's eos is often another)."""
+        try:
+            text = self.render([{"role": "user", "content": "a"}, {"role": "assistant", "content": "tunesmith"}])
+        except ModelError:
+            return frozenset()
+        behind = self.encode(text[text.rfind("tunesmith") + len("tunesmith") :])
+        return frozenset([token for token in behind if token in self.special][:1])
 
     def _stops(self, folder: Path) -> frozenset[int]:
         """Every token that ends an answer: the tokenizer's, and those that generation_config.json names."""

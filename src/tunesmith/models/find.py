@@ -24,6 +24,16 @@ STALE_SECONDS = 24 * 3600
 """An unfinished import older than this belongs to a process that was killed."""
 
 Progress = Callable[[float], None]
+IMPORTER = 1
+"""Counts up when the importer changes what it writes, so that older imports are not used again."""
+_DECIDING = (
+    "config.json",
+    "generation_config.json",
+    "tokenizer.json",
+    "tokenizer_config.json",
+    "chat_template.jinja",
+)
+"""Files besides the weights that decide what a model makes of a row."""
 
 
 @dataclass(frozen=True)
@@ -69,7 +79,7 @@ def starter_file() -> Path:
 def _from_gguf(name: str, source: Path, progress: Progress | None) -> Model:
     digest = file_hash(source)
     stem = re.sub(r"[^\w.-]+", "-", source.stem)
-    target = cache_folder() / "models" / f"{stem}-{digest[:16]}"
+    target = cache_folder() / "models" / f"{stem}-{digest[:16]}-v{IMPORTER}"
     if not target.is_dir():
         _remove_stale(target.parent)
         try:
@@ -91,7 +101,7 @@ def _from_folder(name: str, folder: Path) -> Model:
     refuse_unsafe(folder)
     read_architecture(folder)
     files = {path for path, _ in tensor_index(folder).values()}
-    files |= {p for p in (folder / "config.json", folder / "tokenizer.json") if p.is_file()}
+    files |= {p for p in (folder / name for name in _DECIDING) if p.is_file()}
     whole = hashlib.sha256()
     for path in sorted(files):
         whole.update(f"{path.name}\0{file_hash(path)}\n".encode("utf-8", "surrogateescape"))

@@ -20,10 +20,11 @@ from gguf import quants
 from gguf.constants import GGMLQuantizationType as Kind
 
 from tunesmith.errors import ModelError
+from tunesmith.files import storage_errors, sync_folder, write_text
 from tunesmith.models.gguf_config import hf_config
 from tunesmith.models.gguf_file import Gguf, GgufTensor, read_gguf
 from tunesmith.models.gguf_tokenizer import check_tokenizer, tokenizer_files
-from tunesmith.models.safetensors_file import Tensor, replacing, storage_error, write_safetensors
+from tunesmith.models.safetensors_file import Tensor, write_safetensors
 
 UNFINISHED = ".unfinished-"
 """Prefix of folders that are being built; whatever is found under it may be removed."""
@@ -75,14 +76,15 @@ def import_gguf(source: Path, target: Path, progress: Callable[[float], None] | 
         raise ModelError(f"{target} exists already; remove it or choose another name")
     building = target.with_name(f"{UNFINISHED}{target.name}-{secrets.token_hex(4)}")
     try:
-        building.mkdir(parents=True)
-        write_safetensors(building / "model.safetensors", tensors, progress=progress)
-        for name, text in texts.items():
-            with replacing(building / name) as file:
-                file.write(text.encode("utf-8"))
-        building.rename(target)
-    except OSError as error:
-        raise storage_error(error, target) from error
+        with storage_errors(target):
+            building.mkdir(parents=True)
+            write_safetensors(building / "model.safetensors", tensors, progress=progress)
+            for name, text in texts.items():
+                write_text(building / name, text)
+            building.rename(target)
+            sync_folder(target.parent)
+    except OSError as error:  # another process was first, and the target is there
+        raise ModelError(f"{target} could not be put in place ({error.strerror}); start again") from None
     finally:
         shutil.rmtree(building, ignore_errors=True)
 

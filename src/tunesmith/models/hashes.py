@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import os
 from pathlib import Path
 
 from tunesmith.errors import ModelError, StorageError
-from tunesmith.models.safetensors_file import replacing, storage_error
+from tunesmith.files import atomic_file
 
 
 def cache_folder() -> Path:
@@ -52,12 +53,6 @@ def _remembered(note: Path, identity: list[object]) -> str | None:
 
 
 def _remember(note: Path, identity: list[object], digest: str) -> None:
-    try:
-        note.parent.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise storage_error(error, note.parent) from error
-    try:
-        with replacing(note) as file:
-            file.write(json.dumps({"identity": identity, "sha256": digest}).encode("utf-8", "surrogateescape"))
-    except StorageError:
-        return  # a hash that is not remembered is only computed again
+    # A hash that is not remembered is only computed again.
+    with contextlib.suppress(StorageError, OSError), atomic_file(note) as file:
+        file.write(json.dumps({"identity": identity, "sha256": digest}).encode("utf-8", "surrogateescape"))

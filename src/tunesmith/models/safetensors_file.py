@@ -8,19 +8,16 @@ each tensor only when its turn has come.
 
 from __future__ import annotations
 
-import errno
 import json
-import os
-import secrets
 import struct
-from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable
 from pathlib import Path
-from typing import BinaryIO, NamedTuple
+from typing import IO, NamedTuple
 
 import numpy as np
 
-from tunesmith.errors import ModelError, StorageError
+from tunesmith.errors import ModelError
+from tunesmith.files import atomic_file
 
 ITEM_BYTES = {
     "F64": 8, "I64": 8, "U64": 8, "F32": 4, "I32": 4, "U32": 4,
@@ -71,7 +68,7 @@ def write_safetensors(
     # Wide items first, so that every tensor starts at a multiple of its item size.
     ordered = sorted(tensors, key=lambda t: -ITEM_BYTES[t.dtype])
     total = sum(t.nbytes for t in ordered)
-    with replacing(path, total) as file:
+    with atomic_file(path) as file:
         file.write(_header(ordered, metadata or {"format": "pt"}))
         written = 0
         for tensor in ordered:
@@ -79,34 +76,6 @@ def write_safetensors(
             written += tensor.nbytes
             if progress:
                 progress(written / total if total else 1.0)
-
-
-@contextmanager
-def replacing(path: Path, size: int = 0) -> Iterator[BinaryIO]:
-    """A file to write that takes the place of ``path`` at the end, or leaves nothing behind.
-
-    ``size`` is how many bytes are meant to be written; it is named when the disk is full.
-    """
-    temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp")
-    try:
-        with temporary.open("wb") as file:
-            yield file
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(path)
-    except OSError as error:
-        raise storage_error(error, path, size) from error
-    finally:
-        temporary.unlink(missing_ok=True)
-
-
-def storage_error(error: OSError, path: Path, size: int = 0) -> StorageError:
-    """What went wrong on the disk, in one sentence."""
-    if error.errno == errno.ENOSPC:
-        needed = f" (needs {size / 1e6:,.0f} MB)" if size else ""
-        return StorageError(f"the disk is full while writing {path}{needed}; free some space and start again")
-    reason = error.strerror or str(error)
-    return StorageError(f"{path} cannot be written ({reason}); choose a folder that can be written")
 
 
 def read_header(path: Path) -> dict[str, TensorInfo]:
@@ -170,7 +139,7 @@ def _header(tensors: list[Tensor], metadata: dict[str, str]) -> bytes:
     return struct.pack("<Q", len(raw)) + raw
 
 
-def _write_tensor(file: BinaryIO, tensor: Tensor) -> None:
+def _write_tensor(file: IO[bytes], tensor: Tensor) -> None:
     data, written = tensor.data(), 0
     for piece in [data] if isinstance(data, bytes | np.ndarray) else data:
         raw = piece if isinstance(piece, bytes) else np.ascontiguousarray(piece).reshape(-1).view(np.uint8).data

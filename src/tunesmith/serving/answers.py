@@ -10,11 +10,13 @@ from typing import Any, Literal
 from tunesmith.dataset import prepare
 from tunesmith.engines.base import Engine
 from tunesmith.engines.choose import Precision, open_engine
+from tunesmith.errors import RunError
 from tunesmith.models.architecture import read_architecture
 from tunesmith.models.chat import ChatFormat
 from tunesmith.models.find import find
 from tunesmith.run import RunFolder
 from tunesmith.settings import ModelSettings
+from tunesmith.sources.example import Example
 from tunesmith.training.checkpoints import read_adapter, shape_of
 
 
@@ -94,19 +96,28 @@ def _open_run(folder: RunFolder) -> Answerer:
 def _system(folder: RunFolder) -> str:
     """The system message that the training rows had, if it was the same in all of them: without it
     the model would be asked in another way than it was taught."""
-    firsts = {row.messages[0] for row in prepare.read(folder.dataset, "train")}
+    firsts = {row.messages[0] for row in _rows(folder, "train")}
     first = firsts.pop() if len(firsts) == 1 else None
     return first.content if first is not None and first.role == "system" else ""
 
 
+def _rows(folder: RunFolder, part: Literal["train", "test"]) -> list[Example]:
+    try:
+        return prepare.read(folder.dataset, part)
+    except FileNotFoundError:
+        raise RunError(f"{folder} has no dataset; run it again with `tunesmith run`") from None
+
+
 def compare(folder: RunFolder, questions: list[str], count: int = 3) -> Iterator[Comparison]:
     """Answers of base and tuned to these questions, or to the first ``count`` test rows."""
-    answerer = _open_run(folder)
-    answerer.max_new_tokens = folder.recipe().evaluate.max_new_tokens
     asked: list[tuple[list[dict[str, str]], str | None]] = [([{"role": "user", "content": q}], None) for q in questions]
     if not asked:
-        rows = [row for row in prepare.read(folder.dataset, "test") if row.answer][:count]
+        rows = [row for row in _rows(folder, "test") if row.answer][:count]
+        if not rows:
+            raise RunError(f"{folder} has no test questions; give one of your own")
         asked = [([{"role": m.role, "content": m.content} for m in row.prompt], row.answer) for row in rows]
+    answerer = _open_run(folder)
+    answerer.max_new_tokens = folder.recipe().evaluate.max_new_tokens
     for messages, reference in asked:
         base, tuned = (answerer.answer(messages, adapter=adapter) for adapter in (False, True))
         yield Comparison(messages[-1]["content"], base, tuned, reference)

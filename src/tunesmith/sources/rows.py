@@ -133,7 +133,7 @@ def _messages(raw: Any) -> list[Message]:
     for turn in raw:
         if not isinstance(turn, dict) or "role" not in turn:
             raise _Unreadable('each turn in "messages" needs "role" and "content"')
-        if turn["role"] not in _ROLES:
+        if not isinstance(turn["role"], str) or turn["role"] not in _ROLES:
             raise _Unreadable(f"the role {turn['role']!r} is not known; known are system, user and assistant")
         role = _ROLES[turn["role"]]
         # OpenAI's files mark an answer that is not to be learned with "weight": 0.
@@ -148,12 +148,14 @@ def _pair(row: dict[str, Any], question: str, answer: str) -> list[Message]:
 
 def _instruction(row: dict[str, Any]) -> list[Message]:
     system = [Message("system", _string(row, "system"))] if row.get("system") else []
-    past = []
-    for turn in row.get("history") or []:
-        if not isinstance(turn, list) or len(turn) != 2 or not all(isinstance(t, str) for t in turn):
-            raise _Unreadable('"history" must be a list of [question, answer]')
-        past += [Message("user", turn[0]), Message("assistant", turn[1], learn=True)]
-    asked = "\n".join(part for part in (_string(row, "instruction"), row.get("input") or "") if part)
+    past, history = [], row.get("history") or []
+    if not isinstance(history, list) or any(not isinstance(turn, list) or len(turn) != 2 for turn in history):
+        raise _Unreadable('"history" must be a list of [question, answer]')
+    for turn in history:
+        asked, answered = (_string({"history": text}, "history") for text in turn)
+        past += [Message("user", asked), Message("assistant", answered, learn=True)]
+    given = _string(row, "input") if row.get("input") is not None else ""
+    asked = "\n".join(part for part in (_string(row, "instruction"), given) if part)
     return [*system, *past, Message("user", asked), Message("assistant", _string(row, "output"), learn=True)]
 
 

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from safetensors import SafetensorError
 from safetensors.numpy import load_file, save
 
 from tunesmith import files
@@ -37,10 +38,11 @@ class State:
 
 
 class Checkpoints:
-    """The folder ``checkpoints/`` of a run."""
+    """The folder ``checkpoints/`` of a run. ``inputs`` is the hash of what the training depends on:
+    a checkpoint of another one is never continued."""
 
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
+    def __init__(self, folder: Path, inputs: str = "") -> None:
+        self.folder, self.inputs = folder, inputs
 
     def path(self, step: int) -> Path:
         return self.folder / f"step-{step:06d}"
@@ -70,7 +72,9 @@ class Checkpoints:
                 (folder / name).write_bytes(blob)
                 hashes[name] = files.file_hash(folder / name)
             (folder / CONFIG).write_text(json.dumps(config, indent=2) + "\n")
-            (folder / STATE).write_text(json.dumps({**asdict(state), "sha256": hashes}, indent=2) + "\n")
+            (folder / STATE).write_text(
+                json.dumps({**asdict(state), "inputs": self.inputs, "sha256": hashes}, indent=2) + "\n"
+            )
         self._prune(state.step)
         return target
 
@@ -98,9 +102,11 @@ class Checkpoints:
     def load(self, engine: Engine, step: int) -> State:
         """Put adapter and optimizer back into the engine; the state they belong to."""
         folder = self.path(step)
+        if self._state(step)["inputs"] != self.inputs:
+            raise RunError(f"{folder} belongs to a training with other settings or rows; give --fresh to replace it")
         engine.load_adapter_arrays(load_file(folder / WEIGHTS))
         engine.load_optimizer_arrays(load_file(folder / OPTIMIZER), step)
-        values = {k: v for k, v in self._state(step).items() if k != "sha256"}
+        values = {k: v for k, v in self._state(step).items() if k not in ("sha256", "inputs")}
         values["losses"] = {int(k): v for k, v in values["losses"].items()}
         return State(**values)
 
@@ -118,6 +124,8 @@ class Checkpoints:
 
     def publish(self, step: int, adapter: Path) -> None:
         """Make ``adapter/`` the adapter of one checkpoint."""
+        if not (self.path(step) / WEIGHTS).exists():
+            raise RunError(f"{self.path(step)}, the best checkpoint, is gone; give --fresh to train again")
         with files.atomic_folder(adapter) as folder:
             for name in (WEIGHTS, CONFIG):
                 shutil.copyfile(self.path(step) / name, folder / name)
@@ -148,6 +156,8 @@ def read_adapter(folder: Path) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
         return load_file(folder / WEIGHTS), json.loads((folder / CONFIG).read_text())
     except FileNotFoundError:
         raise RunError(f"{folder} holds no adapter yet; train first, with `tunesmith run`") from None
+    except (SafetensorError, ValueError, OSError) as error:
+        raise RunError(f"{folder} cannot be read ({error}); train again with --fresh") from None
 
 
 def shape_of(config: dict[str, Any]) -> LoraShape:

@@ -89,7 +89,7 @@ class Loop:
         micro = s.micro_batch or len(rows)
         batches = [make_batch(rows[i : i + micro]) for i in range(0, len(rows), micro)]
         began = time.monotonic()
-        result = self.engine.step(batches, StepSettings(step, rate, s.weight_decay, s.clip, s.seed))
+        result = self.engine.step(batches, StepSettings(step, rate, s.weight_decay, s.clip or None, s.seed))
         tokens = sum(b.tokens for b in batches)
         pace.took(time.monotonic() - began, tokens)
         self._judge(step, result.loss, result.gradient_norm)
@@ -138,7 +138,10 @@ class Loop:
         yield from self._save(milestone=True)
 
     def _validate(self) -> float:
-        return mean_loss(self.engine, self.rows.valid, self.settings.micro_batch or self.settings.batch)
+        loss = mean_loss(self.engine, self.rows.valid, self.settings.micro_batch or self.settings.batch)
+        if not math.isfinite(loss):
+            raise TrainingError(f"the validation loss became {loss} at step {self.state.step}; {self._advice()}")
+        return loss
 
     def _save(self, *, milestone: bool) -> Iterator[Progress]:
         if self.state.step == self._saved:
