@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import platform
 import sys
 from pathlib import Path
@@ -32,8 +31,6 @@ def open_engine(
             from tunesmith.engines.mlx_engine import MlxEngine
 
             return MlxEngine(folder, arch, precision)
-        # Large pages: torch reads this once, at its first allocation. Fewer page faults, 10 % a step.
-        os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")
         from tunesmith.engines.torch_engine import TorchEngine
 
         return TorchEngine(folder, arch, precision)
