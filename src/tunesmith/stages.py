@@ -13,6 +13,7 @@ from tunesmith.errors import RunError, SourceError, TrainingError
 from tunesmith.progress import Progress
 from tunesmith.run import STAGES, RunFolder
 from tunesmith.settings import Recipe, SqlTaskSettings, make_recipe, read_recipe
+from tunesmith.sources.rows import source_errors
 
 
 def open_run(
@@ -271,11 +272,5 @@ def lora_shape(recipe: Recipe) -> Any:
 
 
 def _hash(path: Path) -> str:
-    try:
+    with source_errors(path):
         return files.file_hash(path)
-    except FileNotFoundError:
-        raise SourceError(f"there is no file {path}; check the recipe's paths and data.folder") from None
-    except IsADirectoryError:
-        raise SourceError(f"{path} is a folder; name a file in it") from None
-    except OSError as error:
-        raise SourceError(f"{path} cannot be read: {error.strerror}") from None

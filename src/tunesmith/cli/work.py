@@ -19,12 +19,11 @@ from tunesmith.cli.edge import CONTINUES, two_interrupts
 from tunesmith.cli.tables import ResultsTable, report_table, side_by_side, token_legend, token_rows
 from tunesmith.cli.view import View
 from tunesmith.errors import CheckFailed
+from tunesmith.run import STAGES
 
 if TYPE_CHECKING:
     from tunesmith.run import RunFolder
     from tunesmith.settings import Recipe
-
-STAGES = ("prepare", "train", "evaluate")
 
 
 @contextlib.contextmanager

@@ -11,6 +11,7 @@ from __future__ import annotations
 import codecs
 import json
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -49,16 +50,23 @@ def read_rows(path: Path) -> Iterator[Example | Quarantined]:
             yield Quarantined(origin, str(reason), json.dumps(raw, ensure_ascii=False))
 
 
-def read_text(path: Path) -> str:
-    """A file's text: UTF-8 with or without a mark, or UTF-16 with one."""
+@contextmanager
+def source_errors(path: Path) -> Iterator[None]:
+    """A file that is missing, a folder or not readable becomes a `SourceError` that names it."""
     try:
-        data = path.read_bytes()
+        yield
     except FileNotFoundError:
-        raise SourceError(f"there is no file {path}; check data.sources and data.folder") from None
+        raise SourceError(f"there is no file {path}; check the recipe's paths and data.folder") from None
     except IsADirectoryError:
-        raise SourceError(f"{path} is a folder; name the files of rows in it") from None
+        raise SourceError(f"{path} is a folder; name the file in it") from None
     except OSError as error:
         raise SourceError(f"{path} cannot be read: {error.strerror}") from None
+
+
+def read_text(path: Path) -> str:
+    """A file's text: UTF-8 with or without a mark, or UTF-16 with one."""
+    with source_errors(path):
+        data = path.read_bytes()
     utf16 = data.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE))
     try:
         return data.decode("utf-16" if utf16 else "utf-8-sig")
