@@ -43,6 +43,16 @@ def test_flags_override_the_file_by_the_same_names(tmp_path):
     assert (recipe.train.epochs, recipe.train.lora.rank, recipe.data.split.test) == (5, 3, 0.3)
 
 
+def test_a_data_folder_in_the_recipe_starts_there_and_one_in_a_flag_starts_here(tmp_path, monkeypatch):
+    (tmp_path / "here").mkdir()
+    monkeypatch.chdir(tmp_path / "here")
+    path = tmp_path / "there" / "recipe.toml"
+    path.parent.mkdir()
+    path.write_text('data = {sources = ["rows.jsonl"], folder = "rows"}')
+    assert read_recipe(path).data.folder == str(tmp_path / "there" / "rows")
+    assert read_recipe(path, {"data.folder": "rows"}).data.folder == str(tmp_path / "here" / "rows")
+
+
 def test_a_recipe_that_is_missing_or_no_toml_says_so(tmp_path):
     with pytest.raises(RecipeError, match="there is no recipe"):
         read_recipe(tmp_path / "none.toml")

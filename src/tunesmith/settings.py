@@ -197,7 +197,10 @@ def read_recipe(path: Path, overrides: Mapping[str, Any] | None = None) -> Recip
         raise RecipeError(f"{path} is not TOML: {error}") from None
     except OSError as error:
         raise RecipeError(f"{path} cannot be read: {error.strerror}") from None
-    return make_recipe(values, overrides, where=str(path), folder=path.parent)
+    given = dict(overrides or {})
+    if "data.folder" in given:  # named from where one stands, not from where the recipe lies
+        given["data.folder"] = str(Path(given["data.folder"]).absolute())
+    return make_recipe(values, given, where=str(path), folder=path.parent)
 
 
 def make_recipe(values: Mapping[str, Any], overrides: Mapping[str, Any] | None = None,

@@ -6,6 +6,7 @@ import json
 import re
 import sqlite3
 from contextlib import closing
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -65,7 +66,8 @@ def test_a_question_becomes_a_prompt_with_its_columns_and_sql_to_learn(tmp_path:
     [example] = read_wikisql(*write(tmp_path, [row], [TABLE]))
     assert isinstance(example, Example)
     assert [m.content for m in example.messages] == [
-        'Answer with one SQLite query on t("Player", "No.", "column_3", "The ""best""", "no._2").\n'
+        """t("Player" = 'ZOË O''Neil', "No.", "column_3", """
+        '''"The ""best""", "no._2")\n'''
         "How many for ZOË O'Neil above 5,000?",
         """SELECT COUNT("No.") FROM t WHERE "Player" = 'ZOË O''Neil' AND "No." > '5000'""",
     ]
@@ -80,6 +82,16 @@ def test_a_literal_is_spelt_as_in_the_question_whole_words_first(table: Table) -
     assert sql_for(table, sql, "Because of the US?").endswith("= 'US'")
     assert sql_for(table, sql, "beCAUSe?").endswith("= 'US'")
     assert sql_for(table, sql, "Who?").endswith("= 'us'")
+
+
+def test_the_prompt_shows_where_the_questions_words_stand_longest_cell_first(table: Table) -> None:
+    table = replace(table, rows=(*table.rows, ("Al Ain", 7.0, "中文", "y", "")))
+    assert table.mentioned(0, "Where is Al, where al ain?") == "al ain"
+    assert table.mentioned(0, "İs it Al?") == "Al"
+    assert table.mentioned(0, "All of Alain?") is None
+    assert table.mentioned(1, "Who wears 7?") == "7"
+    assert table.mentioned(1, "Who wears 77?") is None
+    assert table.mentioned(2, "谁说中文吗?") == "中文"
 
 
 def test_a_literal_stays_equal_to_its_cell_where_folding_would_change_it(table: Table) -> None:

@@ -3,9 +3,11 @@
 ``rows`` holds ``{"table_id", "question", "sql": {"sel", "agg", "conds"}}``, one JSON object a line;
 ``tables`` holds ``{"id", "header", "types", "rows"}``. The abstract SQL becomes SQL that SQLite runs:
 
+    t("home team", "venue" = 'MCG', "crowd")
+    How many home teams played at MCG before more than 15500?
     SELECT COUNT("home team") FROM t WHERE "venue" = 'MCG' AND "crowd" > '15500'
 
-Three choices keep it easy for a small model, and all of them are made in this file, for the prompt, the
+Four choices keep it easy for a small model, and all of them are made in this file, for the prompt, the
 answer and the database alike:
 
 - The table is always ``t`` and every column is quoted, in the prompt too: to write a column is to copy
@@ -15,6 +17,9 @@ answer and the database alike:
   column holds numbers, so that the model need not know which these are.
 - WikiSQL compares text in lower case. Here the columns ignore case, so a literal can stand as the
   question spells it.
+- The prompt shows where in the table the question's words stand (``"venue" = 'MCG'``): "who won at MCG"
+  does not say which column holds MCG, and whoever asks a table has it. It looks only at the question and
+  the table's cells, never at the query.
 """
 
 from __future__ import annotations
@@ -37,6 +42,9 @@ AGGREGATES = ("", "MAX", "MIN", "COUNT", "SUM", "AVG")
 OPERATORS = ("=", ">", "<")
 """WikiSQL's numbering of a condition's operator."""
 
+# A letter or digit of a script that puts spaces between words; Chinese and its neighbours do not.
+_WORD = re.compile(r"[^\W\u2e80-\U0010ffff]")
+
 _NUMBER = re.compile(r"[-+]?(\d+(\.\d*)?|\.\d+)([eE][-+]?\d+)?")
 
 
@@ -58,10 +66,18 @@ class Table:
         """The column names that SQL uses; see `column_names`."""
         return column_names(self.header)
 
-    @property
-    def signature(self) -> str:
-        """The table as the prompt shows it: ``t("name", "term start")``."""
-        return f"t({', '.join(quote_name(name) for name in self.columns)})"
+    def mentioned(self, place: int, question: str) -> str | None:
+        """The longest cell of column ``place`` that the question mentions, as the question spells it.
+
+        >>> Table("x", ("venue", "crowd"), ("text", "real"), (("mcg", 15.0),)).mentioned(0, "Who won at MCG?")
+        'MCG'
+        """
+        folded, best = question.lower(), ""
+        for row in self.rows:
+            cell = " ".join(_shown(row[place]).split())
+            if len(cell) > len(best) and cell.lower() in folded:  # the quick look first
+                best = _spelt(cell, question) or best
+        return best or None
 
 
 class Tables(Mapping[str, Table]):
@@ -145,8 +161,12 @@ def quote_text(text: str) -> str:
 
 
 def prompt_for(table: Table, question: str) -> str:
-    """What the model is asked."""
-    return f"Answer with one SQLite query on {table.signature}.\n{question}"
+    """What the model is asked: the columns, with the cells that the question mentions, and the question."""
+    columns = []
+    for place, name in enumerate(table.columns):
+        cell = table.mentioned(place, question)
+        columns.append(quote_name(name) + (f" = {quote_text(cell)}" if cell else ""))
+    return f"t({', '.join(columns)})\n{question}"
 
 
 def sql_for(table: Table, sql: Mapping[str, Any], question: str) -> str:
@@ -250,7 +270,23 @@ def _literal(value: Any, kind: str, question: str) -> str:
             raise BadRow(f"{text!r} is not a number, but its column holds numbers")
         # Nor digits of other scripts, which two questions hold.
         return number if number.isascii() else repr(float(number))
-    words = re.escape(text)
-    found = re.search(rf"(?<!\w){words}(?!\w)", question, re.IGNORECASE) or re.search(words, question, re.IGNORECASE)
-    # A fold that is not lower-casing (ſ for s) would no longer be equal in the database.
-    return found[0] if found and found[0].lower() == text.lower() else text
+    return _spelt(text, question) or _spelt(text, question, whole=False) or text
+
+
+def _shown(cell: Any) -> str:
+    """A cell as people write it: 5.0 is 5."""
+    return str(int(cell)) if isinstance(cell, float) and cell.is_integer() else str(cell)
+
+
+def _spelt(text: str, question: str, *, whole: bool = True) -> str | None:
+    """``text`` as the question spells it, or None where it does not hold it (as ``whole`` words)."""
+    words, folded = text.lower(), question.lower()
+    if len(folded) != len(question):  # "İ" becomes two: places must stay the same
+        folded = "".join(c.lower() if len(c.lower()) == 1 else c for c in question)
+    at = folded.find(words)
+    while at >= 0:
+        end = at + len(words)
+        if not whole or not (_WORD.match(question[at - 1 : at]) or _WORD.match(question[end : end + 1])):
+            return question[at:end]
+        at = folded.find(words, at + 1)
+    return None
