@@ -24,6 +24,13 @@ CHANGES: dict[str, Any] = {
     "data.split.valid": 0.4,
     "data.split.test": 0.4,
     "data.system": "You add.",
+    "data.ask": "{title}?",
+    "data.clean.duplicates": "keep",
+    "data.clean.near_duplicates": "drop",
+    "data.clean.similarity": 0.99,
+    "data.clean.conflicts": "drop",
+    "data.clean.boilerplate": "keep",
+    "data.clean.redact": ["email"],
     "data.max_tokens": 36,
     "data.seed": 1,
     "train.epochs": 2,
@@ -54,7 +61,16 @@ BASE = {
     "train": {"epochs": 1, "batch": 4, "learning_rate": 0.01},
     "evaluate": {"tasks": ["loss", {"kind": "sql", "database": "shop.sql"}], "max_new_tokens": 6},
 }
+DIRTY: dict[str, Any] = {"data.sources": ["dirty.jsonl"], "evaluate.tasks": ["loss"]}
+NOTES: dict[str, Any] = {"data.sources": ["notes"], "evaluate.tasks": ["loss"]}
 CONTEXT: dict[str, dict[str, Any]] = {
+    "data.ask": NOTES,
+    "data.clean.boilerplate": NOTES,
+    "data.clean.duplicates": DIRTY,
+    "data.clean.near_duplicates": DIRTY,
+    "data.clean.similarity": {**DIRTY, "data.clean.near_duplicates": "drop"},
+    "data.clean.conflicts": DIRTY,
+    "data.clean.redact": DIRTY,
     "train.patience": {"train.learning_rate": 2.0, "train.validate_every": 1, "train.epochs": 3},  # it gets worse
     "train.save_minutes": {"train.validate_every": 4},  # validations save too
 }
@@ -85,6 +101,13 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     for name, count in (("rows.jsonl", 24), ("other.jsonl", 30)):
         rows = [{"prompt": f"{i} + 1?", "completion": f"SELECT {i} + 1"} for i in range(count)]
         (made / name).write_text("\n".join(json.dumps(row) for row in rows))
+    long = "A long answer, which two rows give almost alike, and which nobody would miss if it were given once"
+    dirty = [*rows, rows[0], {**rows[1], "completion": "another"}, {"prompt": "who?", "completion": "a.b@example.com"},
+             *({"prompt": f"why {i}?", "completion": long + end} for i, end in enumerate((".", "!")))]  # fmt: skip
+    (made / "dirty.jsonl").write_text("\n".join(json.dumps(row) for row in dirty))
+    (made / "notes").mkdir()
+    for i in range(30):
+        (made / "notes" / f"{i}.md").write_text(f"# Note {i}\n\nIt says {i * i}.\n\nWritten by the same hand")
     (made / "shop.sql").write_text("CREATE TABLE t (a); INSERT INTO t VALUES (1);")
     (made / "elsewhere").mkdir()
     write_rows(made / "elsewhere" / "rows.jsonl")

@@ -7,7 +7,7 @@ import pytest
 from tiny_chat import write_rows
 
 from tunesmith import stages
-from tunesmith.errors import RunError, SourceError, StorageError, TrainingError
+from tunesmith.errors import CheckFailed, RunError, SourceError, StorageError, TrainingError
 from tunesmith.progress import Progress
 from tunesmith.run import RunFolder
 
@@ -183,6 +183,9 @@ def test_another_folder_can_be_named_for_the_recipe_of_a_run(recipe):
     assert folder.path.name == "beside"
 
 
-def test_rows_that_are_trained_on_and_measured_on_are_an_error_of_check(recipe):
-    _, made = stages.open_run(recipe, None, {"data.split.test": ["rows.jsonl"]})
+def test_rows_that_are_trained_on_and_measured_on_end_the_run(recipe):
+    twice = {"data.split.test": ["rows.jsonl"], "data.clean.duplicates": "keep"}
+    _, made = stages.open_run(recipe, None, twice)
     assert any(f["severity"] == "error" for f in stages.check(made).report["findings"])
+    with pytest.raises(CheckFailed, match="rows that are measured on ask what is trained on too"):
+        go(recipe, **{k.replace(".", "__"): v for k, v in twice.items()})

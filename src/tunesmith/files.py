@@ -131,12 +131,21 @@ def write_json(path: Path, value: Any) -> None:
     write_text(path, json.dumps(value, ensure_ascii=False, indent=2) + "\n")
 
 
+def read_json(path: Path) -> Any:
+    """The value that `write_json` wrote."""
+    return json.loads(path.read_text(encoding="utf-8"))
+
+
 def write_jsonl(path: Path, rows: Iterator[dict[str, Any]] | list[dict[str, Any]]) -> None:
     """`atomic_file` for one JSON object a line."""
     with atomic_file(path) as file:
         for row in rows:
-            # Half a character, which UTF-8 cannot hold, is written as JSON's \\ud83d escape.
-            file.write(json.dumps(row, ensure_ascii=False).encode("utf-8", "backslashreplace") + b"\n")
+            file.write(json_line(row))
+
+
+def json_line(row: dict[str, Any]) -> bytes:
+    """One line of a JSONL file. Half a character, which UTF-8 cannot hold, becomes JSON's \\ud83d escape."""
+    return json.dumps(row, ensure_ascii=False).encode("utf-8", "backslashreplace") + b"\n"
 
 
 def read_jsonl(path: Path) -> Iterator[dict[str, Any]]:
@@ -155,3 +164,12 @@ def file_hash(path: Path) -> str:
 def value_hash(value: Any) -> str:
     """sha256 of a JSON value, in hex; keys sorted."""
     return hashlib.sha256(json.dumps(value, sort_keys=True, ensure_ascii=False, default=str).encode()).hexdigest()
+
+
+def cache_folder() -> Path:
+    """Where downloads, imported models and hashes are kept: ``$TUNESMITH_CACHE``, else ``$XDG_CACHE_HOME/tunesmith``,
+    else ``~/.cache/tunesmith``. It is not made here."""
+    if own := os.environ.get("TUNESMITH_CACHE"):
+        return Path(own).expanduser().absolute()
+    shared = os.environ.get("XDG_CACHE_HOME")
+    return (Path(shared) if shared else Path.home() / ".cache") / "tunesmith"

@@ -25,15 +25,30 @@ def _as_source(value: Any) -> Any:
     return {"path": value} if isinstance(value, str | Path) else value
 
 
+Column = Literal["question", "context", "answer", "system", "text", "messages", "chosen", "rejected", "label"]
+
+
 class SourceTable(Section):
     path: str
-    """The file, relative to data.folder."""
-    kind: Literal["auto", "wikisql"] = "auto"
-    """What the file holds: "auto" reads rows as JSON or JSONL; "wikisql" reads WikiSQL's own format."""
+    """A file or a folder, relative to data.folder; "dataset_info.json#NAME" for a data set of LLaMA-Factory's
+    registry; "hf:OWNER/NAME" or "modelscope:OWNER/NAME" for one of a hub."""
+    kind: Literal["auto", "rows", "documents", "blog-index", "wikisql"] = "auto"
+    """What is there: "rows" of questions and answers, "documents" of prose, a "blog-index" (a Markdown list of links to
+    articles), "wikisql" (WikiSQL's own format); "auto" goes by the file."""
+    columns: dict[Column, str] = {}
+    """Which column or key holds what, where it is not recognised: {question = "Frage", answer = "Antwort"}."""
+    table: str | None = None
+    """The sheet of a workbook, the table of an SQLite file; empty: all sheets, or the only table."""
+    query: str | None = None
+    """For an SQLite file: the SELECT whose rows are read, instead of a table."""
+    marker: str | None = None
+    """For a blog index: the line behind which the list begins; empty: the top."""
+    filter: str | None = None
+    """For a blog index: only the articles whose line holds this word, whatever its case."""
     tables: str | None = None
-    """For kind "wikisql": the file with the tables."""
+    """For "wikisql": the file with the tables."""
     limit: Annotated[int, Field(ge=1)] | None = None
-    """Read only that many rows from the top."""
+    """Read only that many rows or documents from the top."""
 
 
 Source = Annotated[SourceTable, BeforeValidator(_as_source)]
@@ -62,17 +77,36 @@ class SplitSettings(Section):
         return self
 
 
+class CleanSettings(Section):
+    duplicates: Literal["drop", "keep"] = "drop"
+    """Rows that repeat another one exactly: only the first is kept."""
+    near_duplicates: Literal["report", "drop", "ignore"] = "report"
+    """Rows that are almost another one; "report" only lists them, "ignore" does not look for them."""
+    similarity: Annotated[float, Field(gt=0.5, le=1)] = 0.85
+    """How alike two rows must be (Jaccard, of pieces of five characters) to be near-duplicates."""
+    conflicts: Literal["keep", "first", "drop"] = "keep"
+    """One question with different answers: keep all of them, only the first, or none."""
+    boilerplate: Literal["remove", "keep"] = "remove"
+    """Lines that many documents begin or end with, such as footers and badges."""
+    redact: tuple[Literal["email", "phone", "secret"], ...] = ()
+    """Replace these by a placeholder, in questions and answers; all of them are reported in any case."""
+
+
 class DataSettings(Section):
     sources: tuple[Source, ...] = ()
-    """Files of rows: paths, or tables such as {path = "dev.jsonl", kind = "wikisql", tables = "dev.tables.jsonl"}."""
+    """Files, folders, or tables such as {path = "dev.jsonl", kind = "wikisql", tables = "dev.tables.jsonl"}."""
     folder: str = ""
     """Where relative paths start; empty: the recipe's own folder."""
     split: SplitSettings = SplitSettings()
     """How rows are divided; the same row always falls on the same side."""
     system: str = ""
     """A system message for rows that have none."""
+    ask: str = "{title}"
+    """How a document's part is asked for; {title} is its title and the headings it stands under."""
+    clean: CleanSettings = CleanSettings()
+    """What is taken out before training."""
     max_tokens: Annotated[int, Field(ge=8)] = 2048
-    """Longer rows are cut, and listed in dataset/report.json."""
+    """Documents are divided to fit; longer rows are cut, and listed in dataset/report.json."""
     seed: int = 0
     """Draws another division into train, valid and test."""
 

@@ -2,18 +2,24 @@
 
 from __future__ import annotations
 
+import os
+import tempfile
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
 from tunesmith import files
-from tunesmith.errors import RunError, SourceError, TrainingError
+from tunesmith.errors import CheckFailed, RunError, SourceError, TrainingError
 from tunesmith.progress import Progress
 from tunesmith.run import STAGES, RunFolder
 from tunesmith.settings import Recipe, SqlTaskSettings, make_recipe, read_recipe
-from tunesmith.sources.rows import source_errors
+from tunesmith.sources.text import source_errors
+
+PREPARING = 2
+"""Counts up when preparing changes what it writes, so that older datasets are prepared again."""
 
 
 def open_run(
@@ -94,7 +100,8 @@ class _Work:
         """Hash of everything that decides a stage's result."""
         recipe = self.recipe
         if stage == "prepare":
-            return files.value_hash([self.model.hash, recipe.data.model_dump(exclude={"folder"}), self._source_hashes])
+            data = recipe.data.model_dump(exclude={"folder"})
+            return files.value_hash([PREPARING, self.model.hash, data, self._source_hashes])
         if stage == "train":
             settings = recipe.train.model_dump(exclude={"save_minutes"})
             return files.value_hash([self.inputs("prepare"), recipe.model.model_dump(exclude={"name"}), settings])
@@ -106,7 +113,8 @@ class _Work:
     def _source_hashes(self) -> list[str]:
         from tunesmith.dataset.prepare import source_files
 
-        return [_hash(path) for path in source_files(self.recipe.data)]
+        start = self.recipe.folder()
+        return [f"{os.path.relpath(path, start)} {_hash(path)}" for path in source_files(self.recipe.data)]
 
     @cached_property
     def _task_hashes(self) -> list[str]:
@@ -141,27 +149,24 @@ class _Work:
             yield Progress("end", stage=stage)
 
     def _prepare(self) -> Iterator[Progress]:
-        from tunesmith.dataset import prepare
+        from tunesmith.dataset.prepare import prepare
 
-        dataset = prepare.build(self.recipe.data, self.chat)
-        report = prepare.write(dataset, self.folder.dataset, self.recipe.data)
+        yield from prepare(self.recipe.data, self.model.folder, self.folder.dataset)
         self.folder.update_manifest(model={"name": self.model.name, "sha256": self.model.hash})
-        for finding in report["findings"]:
-            yield Progress("note", stage="prepare", message=finding["message"])
-
-    def _sequences(self, part: Any) -> Any:
-        from tunesmith.dataset import prepare
-
-        return prepare.sequences(prepare.read(self.folder.dataset, part), self.chat, self.recipe.data.max_tokens)
+        for finding in report(self.folder)["findings"]:
+            if finding["severity"] != "note":
+                yield Progress("note", stage="prepare", message=finding["message"])
+        _refuse_errors(report(self.folder))
 
     def _train(self) -> Iterator[Progress]:
+        from tunesmith.dataset.prepare import tokens
         from tunesmith.training.checkpoints import Checkpoints, adapter_config
         from tunesmith.training.loop import Loop, Rows
 
         self._need("prepare", "prepared")
         self.folder.update_manifest(training=self.inputs("train"))
         checkpoints = Checkpoints(self.folder.checkpoints, self.inputs("train"))
-        rows = Rows(self._sequences("train"), self._sequences("valid"))
+        rows = Rows(tokens(self.folder.dataset, "train"), tokens(self.folder.dataset, "valid"))
         config = adapter_config(lora_shape(self.recipe), self.arch.layers, self.recipe.model.name)
         loop = Loop(self.engine, rows, self.recipe.train, checkpoints, config, self.stop)
         try:
@@ -186,8 +191,8 @@ class _Work:
         from tunesmith.training.checkpoints import Checkpoints, read_adapter
 
         self._need("train", "trained")
-        rows, sequences = prepare.read(self.folder.dataset, "test"), self._sequences("test")
-        if not sequences:
+        rows, tokens = list(prepare.read(self.folder.dataset, "test")), prepare.tokens(self.folder.dataset, "test")
+        if not rows:
             raise SourceError(
                 f"{self.folder} has no test rows to measure on; raise data.split.test or name a test file"
             )
@@ -197,7 +202,7 @@ class _Work:
         def arrays(path: Path) -> Callable[[], Any]:
             return lambda: read_adapter(path)[0]
 
-        evaluation = Evaluation(self.engine, self.chat, self.recipe.evaluate, self.recipe.folder(), rows, sequences)
+        evaluation = Evaluation(self.engine, self.chat, self.recipe.evaluate, self.recipe.folder(), rows, tokens)
         yield from evaluation.run([
             Candidate("base", None, asked=True),
             *(Candidate(f"step-{step:06d}", arrays(checkpoints.path(step)), asked=False) for step in steps),
@@ -227,20 +232,34 @@ class Check:
     samples: list[Sample]
 
 
-def check(recipe: Recipe, rows: int = 3) -> Check:
-    """Read and tokenize everything, train nothing, write nothing."""
+def check(recipe: Recipe, rows: int = 3, show: Callable[[Progress], None] = lambda _: None) -> Check:
+    """Read, clean and tokenize everything; train nothing, and leave nothing behind."""
     from tunesmith.dataset import prepare
 
     work = _Work(RunFolder(Path()), recipe, lambda: False)
-    dataset = prepare.build(recipe.data, work.chat)
-    chat, samples = work.chat, []
-    for sequence in dataset.sequences["train"][:rows]:
-        tokens, at = [], 0
-        for text, count in chat.pieces(sequence.ids):
-            tokens.append((text, sequence.learn[at], sequence.ids[at] in chat.special))
-            at += count
-        samples.append(Sample(str(sequence.example.origin), tokens))
-    return Check(prepare.report(dataset, recipe.data), samples)
+    with tempfile.TemporaryDirectory(prefix="tunesmith-") as scratch:
+        dataset = Path(scratch) / "dataset"
+        for progress in prepare.prepare(recipe.data, work.model.folder, dataset):
+            show(progress)
+        tokens, read = prepare.tokens(dataset, "train"), list(islice(prepare.read(dataset, "train"), rows))
+        shown = [_sample(work.chat, str(read[row].origin), *tokens[i]) for i, row in enumerate(tokens.rows[:rows])]
+        return Check(files.read_json(dataset / "report.json"), shown)
+
+
+def _sample(chat: Any, origin: str, ids: Any, learn: Any) -> Sample:
+    tokens, at = [], 0
+    for text, count in chat.pieces(ids.tolist()):
+        tokens.append((text, bool(learn[at]), int(ids[at]) in chat.special))
+        at += count
+    return Sample(origin, tokens)
+
+
+def _refuse_errors(report: dict[str, Any]) -> None:
+    """Raises `CheckFailed` when something must be mended before training."""
+    errors = [f["message"] for f in report["findings"] if f["severity"] == "error"]
+    if errors:
+        more = f", and {len(errors) - 1} more; `tunesmith check` lists them" if len(errors) > 1 else ""
+        raise CheckFailed(f"{errors[0]}{more}")
 
 
 def report(folder: RunFolder) -> dict[str, Any]:
@@ -254,10 +273,8 @@ def results(folder: RunFolder) -> list[dict[str, Any]]:
 
 
 def _read(folder: RunFolder, path: Path, done: str) -> Any:
-    import json
-
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
+        return files.read_json(path)
     except FileNotFoundError:
         raise RunError(f"{folder} is not {done} yet; `tunesmith run` does every stage") from None
 

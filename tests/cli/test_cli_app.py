@@ -13,15 +13,24 @@ from tunesmith.cli.edge import exit_status
 from tunesmith.errors import CheckFailed, RecipeError
 from tunesmith.progress import Progress
 from tunesmith.run import RunFolder
-from tunesmith.settings import make_recipe
+from tunesmith.settings import make_recipe, read_recipe
 
 REPORT = {
     "inputs": 10,
+    "divided": 0,
     "rows": {"train": 8, "valid": 1, "test": 1},
     "quarantined": 0,
+    "merged": 0,
+    "removed": 0,
+    "sources": [],
     "cut": [],
-    "tokens": {"train": 800, "learned": 100, "longest": 90},
+    "tokens": {"train": 800, "learned": 100, "longest": 90, "limit": 100, "histogram": [0] * 31 + [10]},
     "findings": [],
+    "preferences": 0,
+    "boilerplate": [],
+    "conflicts": [],
+    "near_duplicates": [],
+    "leaks": [],
 }
 RESULTS = [{"model": "base", "split": "test", "loss": 2.0, "perplexity": 7.4, "tasks": {}}]
 
@@ -148,11 +157,32 @@ def test_wrong_usage_is_status_2_and_one_line(line, capsys, rooms):
 def test_a_finding_that_must_be_mended_is_status_3_after_the_json(monkeypatch, capsys, rooms):
     findings = [{"severity": "error", "message": "no row has an answer"}]
     sample = stages.Sample("rows.jsonl:1", [("<|im_start|>", False, True), ("你好", True, False)])
-    monkeypatch.setattr(stages, "check", lambda recipe, rows: stages.Check({**REPORT, "findings": findings}, [sample]))
+    monkeypatch.setattr(
+        stages, "check", lambda recipe, rows, show: stages.Check({**REPORT, "findings": findings}, [sample])
+    )
     assert tunesmith("check", "shop.toml", "--json") == 3
     written = capsys.readouterr()
     assert json.loads(written.out)["samples"][0]["tokens"][1] == ["你好", True, False]
     assert "no row has an answer" in written.err
+
+
+def test_check_writes_a_page_when_asked(monkeypatch, capsys, rooms, tmp_path):
+    monkeypatch.setattr(stages, "check", lambda recipe, rows, show: stages.Check(REPORT, []))
+    assert tunesmith("check", "shop.toml", "--html", str(tmp_path / "page.html")) == 0
+    assert "<html" in (tmp_path / "page.html").read_text()
+    assert "page.html" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("like", ["documents", "character", "sql"])
+def test_init_writes_a_recipe_that_can_be_read_and_never_over_another(like, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    assert tunesmith("init", "我的 blog", "--like", like) == 0
+    assert " check '我的 blog/recipe.toml'" in capsys.readouterr().out
+    recipe = tmp_path / "我的 blog" / "recipe.toml"
+    assert read_recipe(recipe).data.sources
+    recipe.write_text("mine")
+    assert tunesmith("init", "我的 blog", "--like", like) == 1
+    assert recipe.read_text() == "mine"
 
 
 def test_a_failed_check_is_status_3(capsys):

@@ -68,36 +68,97 @@ def test_a_bar_has_its_width(share):
     assert len(bar(share, 12)) == 12
 
 
-REPORT = {
-    "inputs": 6012,
-    "rows": {"train": 4800, "valid": 600, "test": 600},
-    "quarantined": 12,
-    "cut": [{"origin": f"很长的文章.jsonl:{i}", "tokens": 3000, "lost": 952} for i in range(5)],
-    "tokens": {"train": 480000, "learned": 96000, "longest": 2048},
-    "findings": [{"severity": "error", "message": "[x] 测试"}, {"severity": "note", "message": "fine"}],
-}
+def source(name, inputs, train, *, divided=0, quarantined=0, merged=0, removed=0):
+    return {"source": name, "inputs": inputs, "divided": divided, "rows": train,
+            "parts": {"train": train, "valid": 0, "test": 0},
+            "quarantined": quarantined, "merged": merged, "removed": removed}  # fmt: skip
+
+
+def report(*sources, **more):
+    """As `build_report` makes it, as far as the terminal shows it."""
+    sums = {key: sum(s[key] for s in sources) for key in ("inputs", "divided", "quarantined", "merged", "removed")}
+    return {**sums, "rows": {"train": sum(s["rows"] for s in sources), "valid": 0, "test": 0}, "sources": [*sources],
+            "cut": [], "tokens": {"train": 0, "learned": 0, "longest": 0}, "findings": [], **more}  # fmt: skip
+
+
+REPORT = report(
+    source("客户服务/2024年第四季度/常见问题与标准答复（最终版本）.jsonl", 4012, 3975, quarantined=7, merged=30),
+    source("docs/", 40, 820, divided=810, quarantined=5, removed=25),
+    source("/mnt/shared/exports/support/2024-11-30/conversations-with-ratings.jsonl", 2001, 2000, merged=1),
+    cut=[{"origin": f"很长的文章.jsonl:{i}", "tokens": 3000, "lost": 952} for i in range(5000)],
+    tokens={"train": 480000, "learned": 96000, "longest": 2048},
+    findings=[{"severity": "error", "message": "[x] 测试"}, {"severity": "note", "message": "fine"}],
+)
 
 
 @pytest.mark.parametrize("width", [60, 100])
 def test_the_report_accounts_for_every_row(width):
     shown = text(report_table(REPORT), width)
     for part in (
-        "6,012",
-        "4,800",
+        "6,053",
+        "+810",
+        "6,795",
         "12",
         "20 % of them learned",
         "很长的文章.jsonl:0 lost 952",
-        "2 more",
+        "4,997 more",
         "✗ [x] 测试",
         "• fine",
     ):
         assert part in shown
 
 
+def numbers(line):
+    return [int(word.replace(",", "")) for word in line.split() if word.replace(",", "").isdigit()]
+
+
+def test_every_line_of_the_account_adds_up():
+    lines = text(report_table(REPORT), 120).splitlines()
+    heading = next(i for i, line in enumerate(lines) if line.startswith("source"))
+    assert lines[heading].split() == ["source", "inputs", "divided", "rows", "put", "aside", "merged", "removed"]
+    accounts = [numbers(line) for line in lines[heading + 1 :] if len(numbers(line)) == 6]
+    assert len(accounts) == 4
+    assert accounts[-1] == [6053, 810, 6795, 12, 31, 25]
+    for inputs, divided, *became in accounts:
+        assert inputs + divided == sum(became)
+
+
+@pytest.mark.parametrize(("width", "headings"), [
+    (100, "source inputs divided rows put aside merged removed"),
+    (60, "source inputs divided rows not used"),
+    (36, "source rows"),
+])  # fmt: skip
+def test_a_narrow_account_has_fewer_columns_and_whole_names(width, headings):
+    shown = text(report_table(report(*REPORT["sources"])), width)
+    assert headings.split() in [line.split() for line in shown.splitlines()]
+    names = "".join(line[: width // 3] for line in shown.splitlines())
+    assert "客户服务" in names
+
+
+def test_one_source_of_which_all_rows_stay_needs_no_account():
+    assert "source" not in text(report_table(report(source("rows.jsonl", 10, 9, quarantined=1))))
+    assert "source" in text(report_table(report(source("rows.jsonl", 10, 9, merged=1))))
+
+
+def test_of_very_many_sources_the_first_are_named_and_all_are_counted():
+    shown = text(report_table(report(*(source(f"part-{i:04}.jsonl", 10, 10) for i in range(500)))))
+    assert "part-0019" in shown
+    assert "part-0020" not in shown
+    assert "480 more sources" in shown
+    assert "5,000" in shown
+
+
+def test_a_name_of_a_source_cannot_drive_the_terminal():
+    shown = text(report_table(report(source("\x1b[31m赤.jsonl", 1, 1), source("[bold]b", 1, 1))))
+    assert "␛[31m赤.jsonl" in shown
+    assert "[bold]b" in shown
+
+
 def test_an_empty_report_is_drawn():
-    empty = {"inputs": 0, "rows": {}, "quarantined": 0, "cut": [], "findings": [],
-             "tokens": {"train": 0, "learned": 0, "longest": 0}}  # fmt: skip
-    assert "rows read" in text(report_table(empty))
+    shown = text(report_table(report(rows={})))
+    assert "rows read" in shown
+    assert "merged" not in shown
+    assert text(report_table(report(source("", 0, 0), source("", 0, 0))), 20)
 
 
 @pytest.mark.parametrize("width", [60, 81, 120])

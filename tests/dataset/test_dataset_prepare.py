@@ -2,90 +2,226 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 from tiny_chat import write_chat
 
-from tunesmith.dataset import prepare
-from tunesmith.errors import SourceError
+from tunesmith.dataset import pool, prepare
+from tunesmith.dataset.split import PARTS
+from tunesmith.errors import SourceError, StorageError
 from tunesmith.models.chat import ChatFormat
 from tunesmith.settings import DataSettings, make_recipe
 
 
-def settings(tmp_path: Path, rows: list[object], **data: object) -> DataSettings:
+@pytest.fixture
+def model(tmp_path: Path) -> Path:
+    return write_chat(tmp_path / "chat")
+
+
+def settings(tmp_path: Path, rows: list[Any], **data: Any) -> DataSettings:
     (tmp_path / "rows.jsonl").write_text("\n".join(json.dumps(r) for r in rows))
     return make_recipe({"data": {"sources": ["rows.jsonl"], **data}}, folder=tmp_path).data
 
 
-def pairs(count: int) -> list[object]:
-    return [{"prompt": f"question {i}", "completion": "an answer"} for i in range(count)]
+def pairs(count: int, start: int = 0) -> list[Any]:
+    return [{"prompt": f"question {i}", "completion": f"the answer is {i * i}"} for i in range(start, start + count)]
 
 
-@pytest.fixture
-def chat(tmp_path: Path) -> ChatFormat:
-    return ChatFormat(write_chat(tmp_path / "chat"))
+def build(data: DataSettings, model: Path, workers: int | None = None) -> tuple[Path, dict[str, Any]]:
+    folder = Path(data.folder) / "dataset"
+    for _ in prepare.prepare(data, model, folder, workers=workers):
+        pass
+    report = prepare.files.read_json(folder / "report.json")
+    for account in [*report["sources"], report | {"rows": sum(report["rows"].values())}]:
+        fates = sum(account[fate] for fate in ("rows", "quarantined", "merged", "removed"))
+        assert account["inputs"] + account["divided"] == fates
+    return folder, report
 
 
-def test_every_input_is_a_row_or_in_quarantine(tmp_path, chat):
-    data = settings(tmp_path, [*pairs(40), {"prompt": "no answer"}, 7])
-    report = prepare.write(prepare.build(data, chat), tmp_path / "dataset", data)
-    assert report["inputs"] == 42 == sum(report["rows"].values()) + report["quarantined"]
-    quarantine = list(prepare.files.read_jsonl(tmp_path / "dataset" / "quarantine.jsonl"))
-    assert [(q["line"], q["text"]) for q in quarantine] == [(41, '{"prompt": "no answer"}'), (42, "7")]
+def lines(path: Path) -> list[Any]:
+    return list(prepare.files.read_jsonl(path))
 
 
-def test_rows_come_back_as_they_were_written(tmp_path, chat):
-    data = settings(tmp_path, pairs(30))
-    dataset = prepare.build(data, chat)
-    prepare.write(dataset, tmp_path / "dataset", data)
-    assert prepare.read(tmp_path / "dataset", "train") == dataset.rows["train"]
+def answers(folder: Path, part: Any) -> list[str]:
+    return [row.answer for row in prepare.read(folder, part)]
 
 
-def test_adding_rows_moves_none(tmp_path, chat):
-    before = prepare.build(settings(tmp_path, pairs(60)), chat).rows
-    after = prepare.build(settings(tmp_path, pairs(90)), chat).rows
-    for part in prepare.PARTS:
-        assert {r.id for r in before[part]} <= {r.id for r in after[part]}
+ALL = {"valid": 0, "test": 0}
 
 
-def test_long_rows_are_listed_with_what_they_lose(tmp_path, chat):
-    data = settings(
-        tmp_path, [*pairs(20), {"prompt": "q", "completion": "x" * 200}], max_tokens=100, split={"valid": 0, "test": 0}
-    )
-    (cut,) = prepare.report(prepare.build(data, chat), data)["cut"]
+def test_every_input_is_a_row_or_in_quarantine_with_its_place_and_text(tmp_path, model):
+    folder, report = build(settings(tmp_path, [*pairs(40), {"prompt": "no answer"}, 7]), model)
+    assert (report["inputs"], report["quarantined"]) == (42, 2)
+    assert [(q["line"], q["text"]) for q in lines(folder / "quarantine.jsonl")] == [
+        (41, '{"prompt": "no answer"}'),
+        (42, "7"),
+    ]
+
+
+def test_the_tokens_are_those_of_the_rows(tmp_path, model):
+    folder, report = build(settings(tmp_path, pairs(30)), model)
+    chat = ChatFormat(model)
+    for part in PARTS:
+        tokens = prepare.tokens(folder, part)
+        rows = list(prepare.read(folder, part))
+        assert tokens.rows.tolist() == list(range(len(rows)))
+        for i, row in enumerate(rows):
+            ids, learn = tokens[i]
+            assert chat.decode(ids[learn].tolist()) == row.answer
+            assert chat.decode(ids.tolist()).startswith("user\nquestion")
+    assert report["tokens"]["train"] == prepare.tokens(folder, "train").lengths.sum()
+
+
+def test_adding_rows_moves_none(tmp_path, model):
+    before, _ = build(settings(tmp_path, pairs(60)), model)
+    seen = {part: set(answers(before, part)) for part in PARTS}
+    after, _ = build(settings(tmp_path, pairs(90)), model)
+    for part in PARTS:
+        assert seen[part] <= set(answers(after, part))
+
+
+def test_one_question_stays_on_one_side_whatever_its_case_spaces_and_marks(tmp_path, model):
+    rows = [{"prompt": p, "completion": f"{i}"} for i in range(40) for p in (f"你好 Nr {i}？", f"你好,  nr {i}")]
+    folder, report = build(settings(tmp_path, rows, split={"valid": 0.3, "test": 0.3}), model)
+    sides = [set(answers(folder, part)) for part in PARTS]
+    assert all(sides)
+    assert sum(map(len, sides)) == 40
+    assert not [f for f in report["findings"] if f["severity"] == "error"]
+
+
+def test_rows_that_repeat_another_are_merged_and_written_down(tmp_path, model):
+    folder, report = build(settings(tmp_path, [*pairs(20), *pairs(5)], split=ALL), model)
+    assert (report["merged"], sum(report["rows"].values())) == (5, 20)
+    removed = lines(folder / "removed.jsonl")
+    assert [(r["origin"]["line"], r["of"]["line"]) for r in removed] == [(21 + i, 1 + i) for i in range(5)]
+    kept = build(settings(tmp_path, [*pairs(20), *pairs(5)], split=ALL, clean={"duplicates": "keep"}), model)[1]
+    assert kept["rows"]["train"] == 25
+
+
+def test_a_row_in_train_and_in_a_test_file_of_its_own_is_only_measured_on(tmp_path, model):
+    (tmp_path / "own.jsonl").write_text(json.dumps(pairs(1)[0]))
+    folder, report = build(settings(tmp_path, pairs(10), split={"valid": 0, "test": ["own.jsonl"]}), model)
+    assert answers(folder, "test") == ["the answer is 0"]
+    assert "the answer is 0" not in answers(folder, "train")
+    assert [s["merged"] for s in report["sources"]] == [1, 0]
+
+
+def test_a_question_that_is_trained_and_measured_on_is_a_leak(tmp_path, model):
+    (tmp_path / "own.jsonl").write_text(json.dumps({"prompt": "Question 3", "completion": "something else"}))
+    _, report = build(settings(tmp_path, pairs(10), split={"valid": 0, "test": ["own.jsonl"]}), model)
+    [error] = [f["message"] for f in report["findings"] if f["severity"] == "error"]
+    assert "own.jsonl:1" in error
+    assert "rows.jsonl:4" in error
+    assert report["leaks"][0]["second"]["answer"] == "the answer is 9"
+
+
+@pytest.mark.parametrize(("choice", "left"), [("keep", 12), ("first", 10), ("drop", 9)])
+def test_one_question_with_many_answers_is_listed_and_treated_as_chosen(tmp_path, model, choice, left):
+    more = [{"prompt": "question 3", "completion": answer} for answer in ("nine", "9")]
+    _, report = build(settings(tmp_path, [*pairs(10), *more], split=ALL, clean={"conflicts": choice}), model)
+    assert report["rows"]["train"] == left
+    [conflict] = report["conflicts"]
+    assert conflict["answers"] == ["the answer is 9", "nine", "9"]
+    assert any("1 questions have different answers" in f["message"] for f in report["findings"])
+
+
+def test_near_duplicates_are_listed_or_dropped_or_not_looked_for(tmp_path, model):
+    long = "The moon turns around the earth in about twenty-seven days, and shows it always the same side"
+    rows = [
+        *pairs(5),
+        *({"prompt": f"moon {i}?", "completion": f"{long}{end}"} for i, end in enumerate((".", "!", ""))),
+    ]
+    folder, report = build(settings(tmp_path, rows, split=ALL), model)
+    assert len(report["near_duplicates"]) == 2
+    assert len(answers(folder, "train")) == 8
+    folder, report = build(settings(tmp_path, rows, split=ALL, clean={"near_duplicates": "drop"}), model)
+    assert (len(answers(folder, "train")), report["removed"]) == (6, 2)
+    _, report = build(settings(tmp_path, rows, split=ALL, clean={"near_duplicates": "ignore"}), model)
+    assert report["near_duplicates"] == []
+
+
+def test_documents_are_divided_to_fit_lose_their_footers_and_stay_on_one_side(tmp_path, model):
+    for i in range(12):
+        body = "\n\n".join(f"## Part {j}\n\nSentence {i} {j} says something. " * 3 for j in range(4))
+        (tmp_path / f"{i}.md").write_text(f"# Title {i}\n\n{body}\n\n---\n\nRead more at the blog of the author\n")
+    data = make_recipe({"data": {"sources": [{"path": ".", "kind": "documents"}], "max_tokens": 300}}, folder=tmp_path)
+    (tmp_path / "chat").rename(model := tmp_path.parent / f"{tmp_path.name}-chat")
+    folder, report = build(data.data, model)
+    assert report["inputs"] == 12
+    assert report["divided"] > 12
+    assert report["boilerplate"][0] == {"line": "Read more at the blog of the author", "documents": 12}
+    sides = [{row.group for row in prepare.read(folder, part)} for part in PARTS]
+    assert sum(map(len, sides)) == 12
+    assert prepare.tokens(folder, "train").lengths.max() <= 300
+    assert not any("Read more" in answer for part in PARTS for answer in answers(folder, part))
+
+
+def test_long_rows_are_listed_with_what_they_lose(tmp_path, model):
+    data = settings(tmp_path, [*pairs(20), {"prompt": "q", "completion": "x" * 200}], max_tokens=100, split=ALL)
+    (cut,) = build(data, model)[1]["cut"]
     assert cut["origin"] == "rows.jsonl:21"
     assert cut["tokens"] - cut["lost"] == 100
 
 
-def test_a_row_whose_question_alone_fills_the_limit_is_put_aside(tmp_path, chat):
-    data = settings(
-        tmp_path, [*pairs(20), {"prompt": "x" * 200, "completion": "a"}], max_tokens=100, split={"valid": 0, "test": 0}
-    )
-    dataset = prepare.build(data, chat)
-    assert "no room for the answer" in dataset.quarantine[0].reason
-    assert dataset.inputs == len(dataset.quarantine) + sum(len(r) for r in dataset.rows.values())
+def test_a_row_whose_question_alone_fills_the_limit_is_put_aside(tmp_path, model):
+    data = settings(tmp_path, [*pairs(20), {"prompt": "x" * 200, "completion": "a"}], max_tokens=100, split=ALL)
+    folder, report = build(data, model)
+    assert "no room for the answer" in lines(folder / "quarantine.jsonl")[0]["reason"]
+    assert report["quarantined"] == 1
 
 
-def test_files_of_their_own_for_test_are_used_as_they_are(tmp_path, chat):
-    (tmp_path / "own.jsonl").write_text(json.dumps({"prompt": "kept out", "completion": "yes"}))
-    dataset = prepare.build(settings(tmp_path, pairs(10), split={"valid": 0, "test": ["own.jsonl"]}), chat)
-    assert [r.answer for r in dataset.rows["test"]] == ["yes"]
-    assert len(dataset.rows["train"]) == 10
-
-
-def test_nothing_to_train_on_is_an_error_with_the_first_reason(tmp_path, chat):
+def test_nothing_to_train_on_is_an_error_with_the_first_reason(tmp_path, model):
     with pytest.raises(SourceError, match=r"none of the 2 rows.*rows.jsonl:1: no known form"):
-        prepare.build(settings(tmp_path, [{"a": 1}, {"b": 2}]), chat)
+        build(settings(tmp_path, [{"a": 1}, {"b": 2}]), model)
 
 
-def test_a_dataset_that_cannot_be_written_leaves_the_old_one(tmp_path, chat, monkeypatch):
-    data = settings(tmp_path, pairs(10))
-    prepare.write(prepare.build(data, chat), tmp_path / "dataset", data)
-    before = (tmp_path / "dataset/train.jsonl").read_bytes()
-    monkeypatch.setattr(
-        prepare.files, "write_json", lambda *_: (_ for _ in ()).throw(OSError(28, "No space left on device"))
-    )
-    with pytest.raises(prepare.files.StorageError, match="the disk is full"):
-        prepare.write(prepare.build(settings(tmp_path, pairs(5)), chat), tmp_path / "dataset", data)
-    assert (tmp_path / "dataset/train.jsonl").read_bytes() == before
+def test_a_dataset_that_cannot_be_written_leaves_the_old_one(tmp_path, model, monkeypatch):
+    folder, _ = build(settings(tmp_path, pairs(10)), model)
+    before = (folder / "train.jsonl").read_bytes()
+
+    def full(*_: Any) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(prepare.files, "write_json", full)
+    with pytest.raises(StorageError, match="the disk is full"):
+        build(settings(tmp_path, pairs(5)), model)
+    assert (folder / "train.jsonl").read_bytes() == before
     assert not list(tmp_path.glob(".dataset*"))
+
+
+def test_personal_data_is_reported_and_redacted_when_asked(tmp_path, model):
+    rows = [*pairs(5), {"prompt": "Who helps?", "completion": "Write to zhang.wei@example.com"}]
+    folder, report = build(settings(tmp_path, rows, split=ALL), model)
+    assert "Write to zhang.wei@example.com" in answers(folder, "train")
+    assert any("1 e-mail addresses" in f["message"] and "rows.jsonl:6" in f["message"] for f in report["findings"])
+    folder, _ = build(settings(tmp_path, rows, split=ALL, clean={"redact": ["email"]}), model)
+    assert "Write to [email]" in answers(folder, "train")
+
+
+def test_preferences_are_kept_and_the_better_answer_is_trained_on(tmp_path, model):
+    rows = [
+        *pairs(5),
+        {"prompt": "a?", "chosen": "good", "rejected": "bad"},
+        {"prompt": "b?", "completion": "wrong", "label": False},
+    ]
+    folder, report = build(settings(tmp_path, rows, split=ALL), model)
+    assert answers(folder, "train")[5:] == ["good"]
+    kept = lines(folder / "preferences.jsonl")
+    assert [(k["answer"], k.get("rejected"), k.get("label")) for k in kept] == [
+        ("good", "bad", None),
+        ("wrong", None, False),
+    ]
+    assert report["preferences"] == 2
+
+
+def test_processes_give_the_same_bytes_as_one(tmp_path, model, monkeypatch):
+    monkeypatch.setattr(prepare, "PIECE", 2000)
+    monkeypatch.setattr("tunesmith.sources.rows.CHUNK", 2000)
+    data = settings(tmp_path, [*pairs(400), *pairs(30), 7])
+    monkeypatch.setattr(pool, "WORTH", 10**9)
+    alone, _ = build(data, model)
+    expected = {p.name: p.read_bytes() for p in alone.rglob("*") if p.is_file()}
+    monkeypatch.setattr(pool, "WORTH", 0)
+    together, _ = build(data, model, workers=2)
+    assert {p.name: p.read_bytes() for p in together.rglob("*") if p.is_file()} == expected

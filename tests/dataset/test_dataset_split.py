@@ -1,8 +1,8 @@
 from __future__ import annotations
 
-from collections import Counter
+import numpy as np
 
-from tunesmith.dataset.split import part_of
+from tunesmith.dataset.split import PARTS, group_of, parts_of, share_of
 from tunesmith.sources.example import Example, Message, Origin
 
 
@@ -10,26 +10,30 @@ def example(question: str, answer: str = "a", group: str = "") -> Example:
     return Example((Message("user", question), Message("assistant", answer, True)), Origin("f", 1), group=group)
 
 
+def part(row: Example, valid: float, test: float) -> str:
+    return PARTS[parts_of(np.array([share_of(group_of(row), 0)]), valid, test)[0]]
+
+
 def test_shares_come_out_as_asked():
-    parts = Counter(part_of(example(f"question {i}"), 0.1, 0.2, 0) for i in range(4000))
-    assert abs(parts["valid"] / 4000 - 0.1) < 0.02
-    assert abs(parts["test"] / 4000 - 0.2) < 0.02
+    parts = parts_of(np.array([share_of(f"question {i}", 0) for i in range(4000)]), 0.1, 0.2)
+    assert abs((parts == 1).mean() - 0.1) < 0.02
+    assert abs((parts == 2).mean() - 0.2) < 0.02
 
 
 def test_a_row_stays_where_it_is_whatever_else_there_is():
     # The side is a function of the row alone: these were read off once and must never change.
-    assert "".join(part_of(example(q), 0.3, 0.3, 0)[:2] for q in "abcdefgh") == "tetrvavavavateva"
+    assert "".join(part(example(q), 0.3, 0.3)[:2] for q in "abcdefgh") == "trtrtrvatrtevate"
 
 
 def test_one_question_with_many_answers_is_on_one_side():
-    assert len({part_of(example("who are you?", f"answer {i}"), 0.4, 0.4, 0) for i in range(50)}) == 1
+    assert len({group_of(example(q, str(i))) for i, q in enumerate(("你是谁？", "你是谁?", " 你是谁"))}) == 1
 
 
 def test_rows_of_one_group_are_on_one_side():
-    assert len({part_of(example(f"q{i}", group="table 7"), 0.4, 0.4, 0) for i in range(50)}) == 1
+    assert len({part(example(f"q{i}", group="table 7"), 0.4, 0.4) for i in range(50)}) == 1
 
 
 def test_growing_the_test_share_moves_no_row_out_of_it():
     rows = [example(f"q{i}") for i in range(500)]
-    small = {r.id for r in rows if part_of(r, 0, 0.1, 0) == "test"}
-    assert small < {r.id for r in rows if part_of(r, 0, 0.2, 0) == "test"}
+    small = {r.id for r in rows if part(r, 0, 0.1) == "test"}
+    assert small < {r.id for r in rows if part(r, 0, 0.2) == "test"}

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
@@ -159,3 +160,181 @@ def test_the_end_token_that_is_taught_stops_generation_whatever_the_tokenizer_sa
     chat = ChatFormat(write_chat(tmp_path / "chat", eos_token="<|endoftext|>"))
     (sequence,) = encode(conversation("q", "a"), chat, 4096)
     assert sequence.ids[-1] in chat.stop
+
+
+# -- what people write never makes a control token -------------------------------------------------
+
+LITERALS = (
+    "<|im_end|>",
+    "</s>",
+    "a <|im_start|>system\nb<|im_end|>",
+    "<s></s>",
+    "<|im_<|im_end|>end|>",
+    "答<|im_end|>案 ",
+)
+
+
+def special(chat: ChatFormat, ids: list[int]) -> list[int]:
+    return [token for token in ids if token in chat.special]
+
+
+@pytest.mark.parametrize("literal", LITERALS)
+@pytest.mark.parametrize("template", [CHATML, "<s>" + CHATML, OPENS_THOUGHT, PHI])
+def test_special_tokens_in_a_message_are_text(tmp_path, literal, template):
+    chat = ChatFormat(write_chat(tmp_path / "chat", template, bos_token="<s>", add_bos_token=True))
+    plain = list(encode(conversation("q", "a", "q2", "b"), chat, 4096))
+    found = list(encode(conversation(f"q{literal}", f"x{literal}y", literal, f"y{literal}z"), chat, 4096))
+    for with_literals, without in zip(found, plain, strict=True):
+        assert special(chat, with_literals.ids) == special(chat, without.ids)
+    assert [r for s in found for r in runs(chat, s)] == [f"x{literal}y<|im_end|>", f"y{literal}z<|im_end|>"]
+    assert chat.decode(found[-1].ids).count(literal) == 4
+
+
+@pytest.mark.parametrize("literal", LITERALS)
+def test_shielded_text_reads_back_as_it_was(tmp_path, literal):
+    chat = ChatFormat(write_chat(tmp_path / "chat"))
+    ids = chat.encode(chat.shield(literal))
+    assert not set(ids) & set(chat.special)
+    assert chat.decode(ids) == literal
+    assert chat.shield("no such thing") == "no such thing"
+    assert chat.shield({"k": ["<s>", 1, None]}).keys() == {"k"}
+
+
+def test_a_prompt_has_the_tokens_of_its_row(tmp_path):
+    chat = ChatFormat(write_chat(tmp_path / "chat"))
+    example = conversation("what is <|im_end|>?", "an end")
+    (sequence,) = encode(example, chat, 4096)
+    asked = chat.prompt([{"role": "user", "content": "what is <|im_end|>?"}])
+    assert sequence.ids[: len(asked)] == asked
+    assert asked.count(chat.eos) == 1
+
+
+def test_raw_text_has_its_beginning_and_end_once_and_other_special_tokens_are_text(tmp_path):
+    chat = ChatFormat(write_chat(tmp_path / "chat", eos_token="</s>", bos_token="<s>", add_bos_token=True))
+    (written,) = encode(Example((Message("text", "<s>one </s> two</s>\n", True),), Origin("f", 1)), chat, 4096)
+    assert special(chat, written.ids) == [chat.bos, chat.eos]
+    assert runs(chat, written) == ["one </s> two</s>"]
+
+
+def test_a_unigram_vocabulary_makes_no_special_token_of_text_either(tmp_path):
+    from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers
+
+    folder = write_chat(tmp_path / "chat")
+    pieces = [("<unk>", 0.0), ("</s>", 0.0), ("▁", -2.0), *((c, -3.0) for c in "abc<>/s")]
+    made = Tokenizer(models.Unigram(pieces, 0, False))
+    made.pre_tokenizer, made.decoder = pre_tokenizers.Metaspace(), decoders.Metaspace()
+    made.add_special_tokens([AddedToken(t, special=True) for t in ("<unk>", "</s>", "<|im_end|>")])
+    made.save(str(folder / "tokenizer.json"))
+    chat = ChatFormat(folder)
+    ids = chat.encode(chat.shield("a </s> b"))
+    assert not set(ids) & set(chat.special)
+    assert chat.decode(ids) == "a </s> b"
+
+
+@pytest.mark.skipif(not TEMPLATES.exists(), reason="../shared/data is not here")
+@pytest.mark.parametrize("path", sorted(TEMPLATES.glob("*.jinja")) if TEMPLATES.exists() else [], ids=lambda p: p.stem)
+def test_real_templates_keep_what_people_write_apart(tmp_path, path):
+    chat = ChatFormat(write_chat(tmp_path / "chat", path.read_text(), eos_token="</s>", bos_token="<s>"))
+    (plain,) = encode(conversation("first?", "one"), chat, 4096)
+    (found,) = encode(conversation("first <|im_end|></s>?", "on</s><|im_end|>e"), chat, 4096)
+    assert special(chat, found.ids) == special(chat, plain.ids)
+    assert "on</s><|im_end|>e" in runs(chat, found)[0]
+
+
+# -- tools -----------------------------------------------------------------------------------------
+
+TOOLS = [{"type": "function", "function": {"name": "get_rate", "description": "汇率 <|im_end|>", "parameters": {}}}]
+WITH_TOOLS = "{% if tools %}<|im_start|>tools\n{{ tools | tojson }}<|im_end|>\n{% endif %}" + CHATML
+ALTERNATES = (  # as Llama 2 and Mistral do
+    "{% set ns = namespace(next='user') %}{% for m in messages %}{% if m.role == 'system' %}<<{{ m.content }}>>"
+    "{% elif m.role != ns.next %}{{ raise_exception('roles must alternate') }}"
+    "{% else %}[{{ m.role }}]{{ m.content }}</s>{% set ns.next = 'assistant' if ns.next == 'user' else 'user' %}"
+    "{% endif %}{% endfor %}{% if add_generation_prompt %}[assistant]{% endif %}"
+)
+LEAVES_OUT = (
+    "{% for m in messages %}{% if m.role in ('system', 'user', 'assistant') %}[{{ m.role }}]{{ m.content }}</s>"
+    "{% endif %}{% endfor %}{% if add_generation_prompt %}[assistant]{% endif %}"
+)
+
+
+def tool_row(results: int = 1) -> Example:
+    messages = (
+        Message("system", "Help."),
+        Message("user", "rate?"),
+        Message("assistant", '{"name": "get_rate"}', True),
+        *(Message("tool", f'{{"rate": {k}}}') for k in range(results)),
+        Message("assistant", "It is 0.", True),
+    )
+    return Example(messages, Origin("f", 1), {"tools": TOOLS})
+
+
+def written(chat: ChatFormat, example: Example) -> str:
+    (sequence,) = encode(example, chat, 4096)
+    return chat.decode(sequence.ids, special=True)
+
+
+def test_a_template_that_takes_tools_gets_them_as_they_are(tmp_path):
+    chat = ChatFormat(write_chat(tmp_path / "chat", WITH_TOOLS))
+    (sequence,) = encode(tool_row(), chat, 4096)
+    text = chat.decode(sequence.ids, special=True)
+    assert text.startswith("<|im_start|>tools\n[{")
+    assert "汇率 <|im_end|>" in text
+    assert "<|im_start|>system\nHelp.<|im_end|>" in text
+    assert '<|im_start|>tool\n{"rate": 0}<|im_end|>' in text
+    assert runs(chat, sequence) == ['{"name": "get_rate"}<|im_end|>', "It is 0.<|im_end|>"]
+    assert sequence.ids.count(chat.eos) == 6  # five turns and the tools; none in their text
+
+
+SMOLLM2 = (  # the starter model's
+    "{% for message in messages %}{% if loop.first and messages[0]['role'] != 'system' %}"
+    "{{ '<|im_start|>system\nYou are a helpful AI assistant named SmolLM, trained by Hugging Face<|im_end|>\n' }}"
+    "{% endif %}{{'<|im_start|>' + message['role'] + '\n' + message['content'] + '<|im_end|>' + '\n'}}{% endfor %}"
+    "{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}"
+)
+
+
+@pytest.mark.parametrize("template", [CHATML, SMOLLM2])
+def test_other_templates_get_the_tools_in_the_system_message(tmp_path, template):
+    text = written(ChatFormat(write_chat(tmp_path / "chat", template)), tool_row())
+    assert text.startswith('<|im_start|>system\nHelp.\n\nYou can call these tools: [{"type": "function"')
+    without = Example(tool_row().messages[1:], Origin("f", 1), {"tools": TOOLS})
+    assert written(ChatFormat(tmp_path / "chat"), without).startswith("<|im_start|>system\nYou can call these tools: [")
+
+
+@pytest.mark.parametrize("template", [ALTERNATES, LEAVES_OUT])
+def test_a_template_without_results_of_tools_gets_them_as_one_turn_of_the_user(tmp_path, template):
+    chat = ChatFormat(write_chat(tmp_path / "chat", template, eos_token="</s>"))
+    text = written(chat, tool_row(2))
+    results = '<tool_response>\n{"rate": 0}\n</tool_response>\n<tool_response>\n{"rate": 1}\n</tool_response>'
+    assert f"[user]{results}</s>[assistant]It is 0.</s>" in text
+
+
+def test_the_prompt_with_tools_begins_its_row(tmp_path):
+    chat = ChatFormat(write_chat(tmp_path / "chat", WITH_TOOLS))
+    example = tool_row()
+    (sequence,) = encode(example, chat, 4096)
+    asked = chat.prompt([{"role": m.role, "content": m.content} for m in example.prompt], TOOLS)
+    assert sequence.ids[: len(asked)] == asked
+
+
+@pytest.mark.skipif(not TEMPLATES.exists(), reason="../shared/data is not here")
+@pytest.mark.parametrize("name", ["chatml-00", "llama3-instruct-24", "mistral-instruct-10", "command-r-36"])
+def test_real_rows_with_tools_are_learned_right(tmp_path, name):
+    chat = ChatFormat(
+        write_chat(tmp_path / "chat", (TEMPLATES / f"{name}.jinja").read_text(), eos_token="</s>", bos_token="<s>")
+    )
+    rows = json.loads((TEMPLATES.parent / "alpaca" / "glaive_toolcall_en_demo.json").read_text(encoding="utf-8"))
+    roles = {"human": "user", "gpt": "assistant", "function_call": "assistant", "observation": "tool"}
+    with_calls = [row for row in rows if any(t["from"] == "observation" for t in row["conversations"])]
+    for row in with_calls[:10]:
+        turns = [Message(roles[t["from"]], t["value"], roles[t["from"]] == "assistant") for t in row["conversations"]]
+        example = Example(tuple(turns), Origin("f", 1), {"tools": json.loads(row["tools"])})
+        sequences = list(encode(example, chat, 100_000))
+        found = [run for sequence in sequences for run in runs(chat, sequence)]
+        assert len(found) == sum(t.learn for t in turns)
+        for run, turn in zip(found, (t for t in turns if t.learn), strict=True):
+            assert run.startswith(turn.content.strip())
+        text = chat.decode(sequences[-1].ids, special=True)
+        for turn in turns:  # Llama 3 writes the result of a tool as a JSON string
+            assert turn.content.strip() in text or json.dumps(turn.content, ensure_ascii=False) in text
+        assert all(tool["name"] in text for tool in json.loads(row["tools"]))

@@ -16,11 +16,12 @@ import pytest
 from models_tiny import byte_level_vocabulary, tiny_model, write_gguf
 
 from tunesmith.errors import ModelError
+from tunesmith.files import cache_folder
 from tunesmith.models import find as finding
 from tunesmith.models import hashes
 from tunesmith.models.find import IMPORTER, find
 from tunesmith.models.gguf_import import UNFINISHED
-from tunesmith.models.hashes import cache_folder, file_hash
+from tunesmith.models.hashes import file_hash
 from tunesmith.models.verify import verify_import
 
 

@@ -1,93 +1,44 @@
+"""Files of rows are read a piece at a time, and whatever cannot be read is said."""
+
 from __future__ import annotations
 
-import contextlib
 import json
+import pickle
 from pathlib import Path
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from tunesmith.errors import SourceError
+from tunesmith.sources import rows as rows_module
 from tunesmith.sources.example import Example
 from tunesmith.sources.quarantine import Quarantined
-from tunesmith.sources.rows import read_rows
+from tunesmith.sources.rows import Block, blocks, is_lines, read_block, read_rows
 
 SHARED = Path(__file__).parents[2].parent / "shared" / "data"
 
 
 def rows_of(tmp_path: Path, text: str | bytes, name: str = "rows.jsonl") -> list[Example | Quarantined]:
+    """Every row, checked to be the same through blocks where blocks can be had."""
     path = tmp_path / name
     path.write_bytes(text if isinstance(text, bytes) else text.encode())
-    return list(read_rows(path))
-
-
-def one(tmp_path: Path, row: object) -> Example | Quarantined:
-    (read,) = rows_of(tmp_path, json.dumps(row, ensure_ascii=False))
+    read = list(read_rows(path, name, {}))
+    if is_lines(path):
+        assert [row for block in blocks(path, name, {}) for row in read_piece(block)] == read
     return read
 
 
-def turns(example: Example | Quarantined) -> list[tuple[str, str, bool]]:
-    assert isinstance(example, Example), example
-    return [(m.role, m.content, m.learn) for m in example.messages]
+def read_piece(piece: Block | Quarantined) -> list[Example | Quarantined]:
+    return [piece] if isinstance(piece, Quarantined) else list(read_block(pickle.loads(pickle.dumps(piece))))
 
 
-def test_messages_learn_every_answer(tmp_path):
-    row = {"messages": [{"role": "system", "content": "s"}, {"role": "user", "content": "q"},
-                        {"role": "assistant", "content": "a"}, {"role": "user", "content": "q2"},
-                        {"role": "assistant", "content": "b", "weight": 0}, {"role": "user", "content": "q3"},
-                        {"role": "assistant", "content": "c", "weight": 1}]}  # fmt: skip
-    assert [learn for _, _, learn in turns(one(tmp_path, row))] == [False, False, True, False, False, False, True]
+def texts(read: list[Example | Quarantined]) -> list[str]:
+    return [row.messages[0].content if isinstance(row, Example) else row.reason for row in read]
 
 
-def test_prompt_and_completion_become_two_turns(tmp_path):
-    assert turns(one(tmp_path, {"prompt": "q", "completion": "a"})) == [("user", "q", False), ("assistant", "a", True)]
-
-
-def test_instruction_joins_its_input_and_keeps_system_and_history(tmp_path):
-    row = {"instruction": "add", "input": "1 2", "output": "3", "system": "s", "history": [["hi", "hello"]]}
-    assert turns(one(tmp_path, row)) == [
-        ("system", "s", False), ("user", "hi", False), ("assistant", "hello", True),
-        ("user", "add\n1 2", False), ("assistant", "3", True),
-    ]  # fmt: skip
-
-
-def test_text_is_learned_whole(tmp_path):
-    assert turns(one(tmp_path, {"text": "all of it"})) == [("text", "all of it", True)]
-
-
-def test_further_keys_are_kept_for_tasks(tmp_path):
-    example = one(tmp_path, {"prompt": "q", "completion": "a", "table_id": "1-2"})
-    assert isinstance(example, Example)
-    assert example.extra == {"table_id": "1-2"}
-
-
-@pytest.mark.parametrize(
-    ("row", "reason"),
-    [
-        ({"prompt": "q"}, "no known form"),
-        ({"prompt": "q", "completion": ""}, "an answer is empty"),
-        ({"prompt": " ", "completion": "a"}, "a question is empty"),
-        ({"prompt": "q", "completion": 3}, '"completion" must be text'),
-        ({"instruction": "q"}, '"output" is missing'),
-        ({"messages": [{"role": "user", "content": "q"}]}, "no answer: the last turn is the user's"),
-        ({"messages": [{"role": "assistant", "content": "a"}]}, "no question"),
-        ({"messages": [{"role": "wizard", "content": "q"}]}, "'wizard' is not known"),
-        ({"prompt": "q", "completion": "a\ud83d"}, "half a character"),
-        ({"instruction": "q", "input": 5, "output": "a"}, '"input" must be text'),
-        ({"instruction": "q", "output": "a", "history": 3}, '"history" must be a list'),
-        ({"instruction": "q", "output": "a", "history": [["q", 1]]}, '"history" must be text'),
-        ({"messages": [{"role": ["user"], "content": "q"}]}, "is not known"),
-        ({"messages": []}, "must be a list"),
-        ([1, 2], "a row must be a JSON object"),
-        ("text", "a row must be a JSON object"),
-    ],
-)
-def test_a_row_that_cannot_be_read_goes_to_quarantine_with_the_reason(tmp_path, row, reason):
-    (read,) = rows_of(tmp_path, '{"text": "fine"}\n' + json.dumps(row))[1:]
-    assert isinstance(read, Quarantined)
-    assert reason in read.reason
-    assert str(read.origin) == "rows.jsonl:2"
+def lines_of(*contents: str) -> str:
+    return "".join(json.dumps({"text": content}, ensure_ascii=False) + "\n" for content in contents)
 
 
 def test_broken_json_in_the_middle_costs_one_row(tmp_path):
@@ -107,45 +58,251 @@ def test_an_array_cut_short_keeps_the_rows_before_the_cut(tmp_path):
     assert isinstance(read[1], Quarantined)
 
 
-def test_marks_crlf_utf16_and_odd_line_ends_are_read(tmp_path):
-    text = '{"text": "é\u2028中"}\r\n{"text": "b"}\r\n'
-    for data in (text.encode("utf-8-sig"), text.encode("utf-16")):
-        assert [turns(r)[0][1] for r in rows_of(tmp_path, data)] == ["é\u2028中", "b"]
+def test_marks_crlf_and_odd_line_ends_are_read_in_any_encoding(tmp_path):
+    text = '{"text": "皇上好，你是谁？\u2028中文"}\r\n{"text": "我是甄嬛。"}\r\n'
+    for encoding in ("utf-8", "utf-8-sig", "utf-16", "utf-16-le", "utf-16-be", "utf-32", "gb18030"):
+        read = texts(rows_of(tmp_path, text.encode(encoding)))
+        assert read == ["皇上好，你是谁？\u2028中文", "我是甄嬛。"], encoding
+        array = "[" + text.strip().replace("\n", ",") + "]"
+        assert texts(rows_of(tmp_path, array.encode(encoding), "rows.json")) == read, encoding
+
+
+def test_a_damaged_character_costs_one_row(tmp_path):
+    text = lines_of("一", "二", "三").encode().replace("二".encode(), b"\xe4\xba")
+    for data, name in ((text, "rows.jsonl"), (b"[" + text.replace(b"}\n", b"},\n") + b"]", "rows.json")):
+        read = rows_of(tmp_path, data, name)
+        assert [isinstance(row, Example) for row in read] == [True, False, True]
+        assert texts(read)[1].startswith("damaged: it holds bytes that are no characters")
+        assert read[1].origin.line == 2
+    odd = (lines_of("一") + "x").encode("utf-16") + b"y"
+    assert [type(row) for row in rows_of(tmp_path, odd)] == [Example, Quarantined]
+
+
+def test_half_a_character_costs_one_row_wherever_it_stands(tmp_path):
+    text = '{"text": "a"}\n{"text": "b", "id": "\\ud83d"}\n{"text": "\\ud83d\\ude00"}\n'
+    for data, name in ((text, "rows.jsonl"), ("[" + text.strip().replace("\n", ",") + "]", "rows.json")):
+        read = rows_of(tmp_path, data, name)
+        assert texts(read)[::2] == ["a", "😀"]
+        assert "half a character" in texts(read)[1]
+
+
+def test_numbers_that_orjson_refuses_are_read(tmp_path):
+    nan, huge = rows_of(tmp_path, '{"text": "a", "k": NaN}\n{"text": "b", "k": 1e999}\n')
+    assert isinstance(nan, Example)
+    assert isinstance(huge, Example)
+    assert nan.extra["k"] != nan.extra["k"]
+    assert huge.extra["k"] == float("inf")
 
 
 @pytest.mark.parametrize(
     ("data", "says"),
-    [(b"", "is empty"), (b" \n", "is empty"), ('{"text": "a"}\n{"text": "数据"}'.encode("gbk"), "line 2 has the byte")],
+    [
+        (b"", "the file is empty"),
+        (b" \n", "the file is empty"),
+        (b"\xef\xbb\xbf", "the file is empty"),
+        (b"[]", "the file holds no rows"),
+        (b"version https://git-lfs.github.com/spec/v1\noid sha256:1\n", "a Git LFS pointer"),
+        (bytes(range(256)) * 8 + b"\0\0" * 600, "not text"),
+    ],
 )
-def test_a_file_that_cannot_be_read_at_all_says_why(tmp_path, data, says):
-    with pytest.raises(SourceError, match=says):
-        rows_of(tmp_path, data)
+def test_a_file_without_rows_is_one_finding(tmp_path, data, says):
+    (read,) = rows_of(tmp_path, data)
+    assert isinstance(read, Quarantined)
+    assert says in read.reason
 
 
 def test_a_missing_file_and_a_folder_say_what_to_do(tmp_path):
-    with pytest.raises(SourceError, match="there is no file"):
-        list(read_rows(tmp_path / "none.jsonl"))
-    with pytest.raises(SourceError, match="is a folder"):
-        list(read_rows(tmp_path))
+    for read in (read_rows, blocks):
+        with pytest.raises(SourceError, match="there is no file"):
+            list(read(tmp_path / "none.jsonl", "none.jsonl", {}))
+        with pytest.raises(SourceError, match="is a folder"):
+            list(read(tmp_path, "folder", {}))
 
 
-@given(st.binary(max_size=400))
-def test_no_bytes_make_the_reader_fail_otherwise(tmp_path_factory, data):
-    path = tmp_path_factory.getbasetemp() / "fuzz.jsonl"
-    path.write_bytes(data)
-    with contextlib.suppress(SourceError):
-        assert all(isinstance(row, Example | Quarantined) for row in read_rows(path))
+def test_an_object_that_holds_a_list_is_read_as_the_list(tmp_path):
+    rows = [{"text": "a"}, {"text": "b"}]
+    for whole in ({"data": rows}, {"version": "1", "train": rows, "by": {"x": [1]}}):
+        for indent in (None, 1):
+            assert texts(rows_of(tmp_path, json.dumps(whole, indent=indent), "rows.json")) == ["a", "b"]
+    assert texts(rows_of(tmp_path, '{"data": [\n{"text": "a"},\n{"text": "b"}\n]}')) == ["a", "b"]
 
 
-def test_an_example_comes_back_from_its_file_as_it_was(tmp_path):
-    example = one(tmp_path, {"instruction": "问", "output": "答", "k": [1]})
-    assert isinstance(example, Example)
-    again = Example.from_json(example.to_json())
-    assert (again, again.extra, again.id) == (example, example.extra, example.id)
+def test_any_other_object_is_one_row_however_it_is_set(tmp_path):
+    row = {"messages": [{"role": "user", "content": "q"}, {"role": "assistant", "content": "a"}]}
+    for indent in (None, 2):
+        assert texts(rows_of(tmp_path, json.dumps(row, indent=indent), "rows.json")) == ["q"]
+    two = json.dumps({"text": "a"}, indent=1) + "\n" + json.dumps({"text": "b"}, indent=1)
+    assert texts(rows_of(tmp_path, two, "rows.json")) == ["a", "b"]
+
+
+def test_what_stands_behind_an_array_is_not_passed_over(tmp_path):
+    read = rows_of(tmp_path, '[{"text": "a"}]\nand more', "rows.json")
+    assert isinstance(read[1], Quarantined)
+    assert (read[1].text, read[1].origin.line) == ("and more", 2)
+
+
+def test_a_line_that_is_too_long_is_left_out_with_its_size(tmp_path, monkeypatch):
+    monkeypatch.setattr(rows_module, "CHUNK", 64)
+    monkeypatch.setattr(rows_module, "LONGEST", 300)
+    for ends in ("\n", ""):
+        read = rows_of(tmp_path, lines_of("a", "b" * 1000, "c", "d" * 150, "e" * 500).removesuffix("\n") + ends)
+        assert [len(text) for text in texts(read) if "bytes" not in text] == [1, 1, 150]
+        assert [row.origin.line for row in read] == [1, 2, 3, 4, 5]
+        assert "the line has 1,013 bytes, more than the 300" in texts(read)[1]
+        assert isinstance(read[1], Quarantined)
+        assert read[1].text.startswith('{"text": "bbb')
+        assert isinstance(read[4], Quarantined)
+
+
+def test_a_row_of_an_array_that_is_too_long_ends_the_reading(tmp_path, monkeypatch):
+    monkeypatch.setattr(rows_module, "CHUNK", 64)
+    monkeypatch.setattr(rows_module, "LONGEST", 300)
+    read = rows_of(tmp_path, json.dumps([{"text": "a"}, {"text": "b" * 9000}, {"text": "c"}]), "rows.json")
+    assert [type(row) for row in read] == [Example, Quarantined]
+    assert "a row has more than 300 characters" in texts(read)[1]
+
+
+@pytest.mark.parametrize("chunk", [1, 2, 3, 7, 50])
+def test_it_does_not_matter_where_the_pieces_are_cut(tmp_path, monkeypatch, chunk):
+    contents = ["a", "二" * 9, "", '\\ " é', "{[1, 2]}", "c"]
+    text = lines_of(*contents) + '{"text": "x", "n": [12345, 1.5e3, true, null]}\n'
+    wanted = rows_of(tmp_path, text)
+    monkeypatch.setattr(rows_module, "CHUNK", chunk)
+    assert rows_of(tmp_path, text) == wanted
+    array = rows_of(tmp_path, "[" + text.strip().replace("\n", ",\n") + "]", "rows.jsonl")
+    assert array == wanted
+    assert [row.origin.line for row in array] == [1, 2, 3, 4, 5, 6, 7]
+
+
+def test_blocks_are_whole_lines_of_about_the_size_of_a_chunk(tmp_path, monkeypatch):
+    monkeypatch.setattr(rows_module, "CHUNK", 1000)
+    path = tmp_path / "rows.jsonl"
+    path.write_text(lines_of(*(str(n) for n in range(1000))))
+    pieces = [piece for piece in blocks(path, "rows.jsonl", {}) if isinstance(piece, Block)]
+    assert 10 < len(pieces) < 30
+    assert all(piece.data.endswith(b"\n") for piece in pieces)
+    assert b"".join(piece.data for piece in pieces) == path.read_bytes()
+    assert [str(row.origin) for piece in pieces for row in read_piece(piece)][-1] == "rows.jsonl:1000"
+
+
+def test_columns_are_used_in_lines_and_in_arrays(tmp_path):
+    row = {"Frage": "q", "Antwort": "a"}
+    for name, text in (("rows.jsonl", json.dumps(row)), ("rows.json", json.dumps([row]))):
+        path = tmp_path / name
+        path.write_text(text)
+        (read,) = read_rows(path, name, {"question": "Frage", "answer": "Antwort"})
+        assert isinstance(read, Example)
+
+
+@pytest.mark.parametrize(
+    ("text", "lines"),
+    [
+        ('{"text": "a"}\n', True),
+        ('\n\n{"text": "a"}', True),
+        ('{"text": \n{"text": "b"}', True),
+        ('{"text": "' + "a" * 100_000 + '"}\n', True),
+        ("no JSON at all\n", True),
+        ('[{"text": "a"}]', False),
+        ('{\n  "text": "a"\n}', False),
+        ('{"data": [{"text": "' + "a" * 100_000 + '"}]}', False),
+        ("", False),
+    ],
+)
+def test_lines_are_told_from_other_json_by_the_beginning(tmp_path, text, lines):
+    path = tmp_path / "rows.jsonl"
+    path.write_text(text)
+    assert is_lines(path) == lines
+
+
+def test_a_huge_row_is_shown_in_part_with_its_size(tmp_path):
+    (read,) = rows_of(tmp_path, json.dumps({"unknown": "x" * 100_000}))
+    assert isinstance(read, Quarantined)
+    assert len(read.text) == 2_000
+    assert "(the row has 100,015 characters)" in read.reason
+
+
+def test_deep_nesting_is_a_finding_not_a_crash(tmp_path):
+    for text in ("[" * 5000, '{"text": "a", "k": ' + "[" * 900 + "]" * 900 + "}", '{"k":' * 5000, "9" * 5000):
+        for name in ("rows.jsonl", "rows.json"):
+            assert all(isinstance(row, Quarantined) for row in rows_of(tmp_path, text + "\n", name))
+
+
+GOOD = [
+    lines_of("a", "二" * 5, "c" * 30),
+    json.dumps([{"text": "a"}, {"instruction": "问", "output": "答"}, {"text": "b"}], ensure_ascii=False, indent=1),
+    json.dumps({"data": [{"prompt": "皇上好", "completion": "你好"}]}, ensure_ascii=False),
+    '{"messages": [{"role": "user", "content": "q"}, {"role": "assistant", "content": "a"}]}\r\n{"text": "b"}\r\n',
+]
+MUTATIONS = {
+    "flip": lambda data, at, byte: data[:at] + bytes([byte]) + data[at + 1 :],
+    "cut": lambda data, at, byte: data[:at],
+    "behead": lambda data, at, byte: data[at:],
+    "nuls": lambda data, at, byte: data[:at] + b"\0" * (byte % 5) + data[at:],
+    "mark": lambda data, at, byte: data[:at] + b"\xef\xbb\xbf" + data[at:],
+    "newline": lambda data, at, byte: data[:at] + b"\r\n" + data[at:],
+    "utf-16": lambda data, at, byte: data.decode("utf-8", "ignore").encode("utf-16"),
+    "gbk": lambda data, at, byte: data.decode("utf-8", "ignore").encode("gbk", "ignore"),
+    "twice": lambda data, at, byte: data + data,
+}
+steps = st.lists(st.tuples(st.sampled_from(sorted(MUTATIONS)), st.integers(0, 400), st.integers(0, 255)), max_size=5)
+
+
+@settings(max_examples=300, deadline=None)
+@given(good=st.sampled_from(GOOD), steps=steps, chunk=st.sampled_from([1 << 20, 5, 64]))
+def test_no_mutation_of_a_good_file_makes_the_reader_fail(tmp_path_factory, good, steps, chunk):
+    data = good.encode()
+    for name, at, byte in steps:
+        data = MUTATIONS[name](data, min(at, len(data)), byte)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(rows_module, "CHUNK", chunk)
+        read = rows_of(tmp_path_factory.getbasetemp(), data)
+    assert len(read) >= 1
+
+
+@settings(deadline=None)
+@given(data=st.binary(max_size=400))
+@example(data=b'{"data": {"a": 1}, "data": [[[')
+def test_no_bytes_make_the_reader_fail(tmp_path_factory, data):
+    assert rows_of(tmp_path_factory.getbasetemp(), data, "fuzz.jsonl")
+
+
+@settings(max_examples=200, deadline=None)
+@given(st.lists(st.text(st.characters(exclude_categories=["Cs"]), max_size=20), min_size=1, max_size=5), st.data())
+def test_every_line_is_accounted_for(tmp_path_factory, contents, data):
+    broken = data.draw(st.integers(0, len(contents) - 1))
+    lines = lines_of(*contents).split("\n")[:-1]
+    lines[broken] = lines[broken][:-3]
+    read = rows_of(tmp_path_factory.getbasetemp(), '{"text": "first"}\n' + "\n".join(lines))
+    assert [row.origin.line for row in read] == list(range(1, len(contents) + 2))
+    assert isinstance(read[broken + 1], Quarantined)
 
 
 @pytest.mark.skipif(not SHARED.exists(), reason="../shared/data is not here")
 def test_every_row_of_huanhuan_is_read():
-    rows = list(read_rows(SHARED / "huanhuan" / "huanhuan.json"))
-    assert len(rows) == 3729
-    assert all(isinstance(r, Example) for r in rows)
+    for name in ("huanhuan.json", "huanhuan.jsonl"):
+        rows = list(read_rows(SHARED / "huanhuan" / name, name, {}))
+        assert len(rows) == 3729
+        assert all(isinstance(row, Example) for row in rows)
+
+
+@pytest.mark.skipif(not SHARED.exists(), reason="../shared/data is not here")
+@pytest.mark.parametrize(
+    ("name", "count"),
+    [("alpaca_en_demo", 999), ("alpaca_zh_demo", 1000), ("identity", 91), ("glaive_toolcall_en_demo", 300),
+     ("dpo_en_demo", 300)],
+)  # fmt: skip
+def test_the_alpaca_files_are_read_without_being_described(name, count):
+    rows = list(read_rows(SHARED / "alpaca" / f"{name}.json", name, {}))
+    assert len(rows) == count
+    assert all(isinstance(row, Example) for row in rows)
+
+
+@pytest.mark.skipif(not SHARED.exists(), reason="../shared/data is not here")
+def test_the_guides_rows_are_taken_apart():
+    path = SHARED / "wordpress" / "train-example.jsonl"
+    rows = list(read_rows(path, path.name, {}))
+    assert len(rows) == 10
+    assert all([m.role for m in row.messages] == ["user", "assistant"] for row in rows if isinstance(row, Example))
+    assert {row.notes for row in rows if isinstance(row, Example)} == {
+        ("literal special tokens were taken apart into turns",)
+    }

@@ -6,6 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from tunesmith.dataset.store import Tokens
 from tunesmith.dataset.tokens import Sequence
 from tunesmith.engines.base import Batch, LoraShape
 from tunesmith.engines.fake import FakeEngine
@@ -34,7 +35,7 @@ def sequences(count: int, seed: int = 0) -> list[Sequence]:
 def loop(folder: Path, engine: FakeEngine | None = None, valid: int = 6, **settings: object) -> Loop:
     engine = engine or FakeEngine()
     engine.add_adapter(SHAPE, 0)
-    rows = Rows(sequences(21), sequences(valid, 1))
+    rows = Rows(Tokens.of(sequences(21)), Tokens.of(sequences(valid, 1)))
     made = TrainSettings(**{"epochs": 4, "batch": 4, "learning_rate": 0.01, **settings})
     return Loop(engine, rows, made, Checkpoints(folder), adapter_config(SHAPE, 2, "fake"))
 
@@ -49,7 +50,7 @@ def test_training_lowers_the_held_out_loss_and_finishes(tmp_path):
 
 
 def test_every_row_is_seen_once_an_epoch_in_an_order_of_its_own():
-    lengths = [len(s.ids) for s in sequences(103)]
+    lengths = Tokens.of(sequences(103)).lengths
     first, second = (epoch_batches(lengths, 8, 3, epoch) for epoch in (0, 1))
     for batches in (first, second):
         assert sorted(i for batch in batches for i in batch) == list(range(103))
@@ -169,7 +170,7 @@ def test_the_mean_loss_counts_tokens_not_rows(tmp_path):
     engine.add_adapter(SHAPE, 0)
     rows = sequences(9)
     total = sum(engine.losses(Batch.of([(r.ids, r.learn)]))[0].sum() for r in rows)
-    assert mean_loss(engine, rows, 4) == pytest.approx(total / sum(r.learned for r in rows))
+    assert mean_loss(engine, Tokens.of(rows), 4) == pytest.approx(total / sum(r.learned for r in rows))
 
 
 def test_the_adapter_config_is_pefts(tmp_path):

@@ -14,6 +14,7 @@ from rich.text import Text
 
 from tunesmith.cli.console import standard_error, standard_output
 from tunesmith.cli.flags import parse_settings, settings_help, settings_last
+from tunesmith.cli.init import Like
 
 RecipeOrRun = Annotated[Path, Parameter(help="A recipe file, or the folder of a run.")]
 Setting = Annotated[str, Parameter(allow_leading_hyphen=True, help="Settings, as in --train.epochs 3; listed below.")]
@@ -63,6 +64,22 @@ def demo(*, run: Path = Path("runs/demo"), json: Json = False) -> None:
     work.demo(run, as_json=json)
 
 
+@app.command(sort_key=1)
+def init(name: Path, /, *, like: Like) -> None:
+    """A recipe to start from, with a comment beside every setting.
+
+    Parameters
+    ----------
+    name
+        The folder to make.
+    like
+        What you have: documents of your own, conversations of a character, or questions with their SQL.
+    """
+    from tunesmith.cli import work
+
+    work.init(name, like)
+
+
 @app.command(sort_key=2)
 def run(
     recipe: RecipeOrRun, /, *settings: Setting, run: RunPath = None, fresh: Fresh = False, json: Json = False
@@ -110,18 +127,22 @@ def _stages(
 
 
 @app.command(sort_key=6)
-def check(recipe: RecipeOrRun, /, *settings: Setting, rows: int = 3, json: Json = False) -> None:
-    """What the model would see, and what is wrong with the data. Trains nothing, writes nothing.
+def check(
+    recipe: RecipeOrRun, /, *settings: Setting, rows: int = 3, html: Path | None = None, json: Json = False
+) -> None:
+    """What the model would see, and what is wrong with the data. Trains nothing.
 
     Parameters
     ----------
     rows
         How many rows to show token by token.
+    html
+        Write everything that was found to this file, as a page to look at.
     """
     overrides = parse_settings(settings)
     from tunesmith.cli import work
 
-    work.check(recipe, overrides, rows=rows, as_json=json)
+    work.check(recipe, overrides, rows=rows, html=html, as_json=json)
 
 
 @app.command(sort_key=7)

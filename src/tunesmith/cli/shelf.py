@@ -48,8 +48,8 @@ def models(name: str | None, *, verify: bool, as_json: bool) -> None:
 
 def _here() -> Iterator[dict[str, Any]]:
     """The starter model, GGUFs imported before, and the runs below this folder."""
+    from tunesmith.files import cache_folder
     from tunesmith.models.find import starter_file
-    from tunesmith.models.hashes import cache_folder
 
     try:
         starter_file()

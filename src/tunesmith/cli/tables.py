@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from rich import box
+from rich.cells import cell_len
 from rich.console import Console, ConsoleOptions, Group, RenderableType, RenderResult
 from rich.table import Table
 from rich.text import Text
@@ -119,6 +120,10 @@ def _verdicts(results: Sequence[dict[str, Any]], tasks: Sequence[str]) -> list[T
 # -- the report of prepare and check -------------------------------------------------------------
 
 
+SOURCES = 20
+"""So many sources are named in the terminal; report.json has all."""
+
+
 def report_table(report: dict[str, Any]) -> RenderableType:
     """What became of every input row, how many tokens there are, and what to look at."""
     rows, tokens = report["rows"], report["tokens"]
@@ -128,21 +133,65 @@ def report_table(report: dict[str, Any]) -> RenderableType:
     grid.add_column()
     most = max([*rows.values(), 1])
     grid.add_row("rows read", f"{report['inputs']:,}")
+    if report["divided"]:
+        grid.add_row("divided", f"+{report['divided']:,}", Prose("more rows, from documents too long for one", "dim"))
     for part, name in (("train", "to train"), ("valid", "to validate"), ("test", "to test")):
         grid.add_row(name, f"{rows.get(part, 0):,}", Text(bar(rows.get(part, 0) / most, 24), "cyan"))
-    if report["quarantined"]:
-        grid.add_row(
-            "put aside",
-            f"{report['quarantined']:,}",
-            Prose("each with its reason in quarantine.jsonl", "yellow"),
-        )
+    for key, name, why, style in (
+        ("quarantined", "put aside", "each with its reason in quarantine.jsonl", "yellow"),
+        ("merged", "merged", "repeat another row exactly, listed in removed.jsonl", "dim"),
+        ("removed", "removed", "each with its reason in removed.jsonl", "dim"),
+    ):
+        if report[key]:
+            grid.add_row(name, f"{report[key]:,}", Prose(why, style))
     share = tokens["learned"] / tokens["train"] if tokens["train"] else 0.0
     grid.add_row("tokens", f"{tokens['train']:,}", Text(f"{words.percent(share)} of them learned", "dim"))
     grid.add_row("longest row", f"{tokens['longest']:,}", Text("tokens", "dim"))
     if report["cut"]:
         grid.add_row("cut", f"{len(report['cut']):,}", _cut(report["cut"]))
+    changed = any(report[key] for key in ("divided", "merged", "removed"))
+    accounts = [Text(), Accounts(report)] if len(report["sources"]) > 1 or (report["sources"] and changed) else []
     findings = [_finding(finding) for finding in report["findings"]]
-    return Group(grid, *([Text(), *findings] if findings else []))
+    return Group(grid, *accounts, *([Text(), *findings] if findings else []))
+
+
+class Accounts:
+    """What became of the inputs of every source. Every line adds up: inputs + divided are the sum of the
+    others. Where it is narrow the ways of not being used stand in one column, then only the rows are told."""
+
+    def __init__(self, report: dict[str, Any]) -> None:
+        self.all = report | {"source": "all", "rows": sum(report["rows"].values())}
+        self.sources: Sequence[dict[str, Any]] = report["sources"]
+
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
+        fates = ["quarantined", "merged", "removed"]
+        divided = ["divided"] if self.all["divided"] else []
+        for columns in (["inputs", *divided, "rows", *fates], ["inputs", *divided, "rows", "not used"], ["rows"]):
+            table = self._table(columns)
+            if console.measure(table, options=options.update_width(1000)).minimum <= options.max_width:
+                break
+        yield table
+        if len(self.sources) > SOURCES:
+            yield Text(f"… and {len(self.sources) - SOURCES:,} more sources in report.json", "dim")
+
+    def _table(self, columns: Sequence[str]) -> Table:
+        names = [visible(s["source"]) for s in self.sources[:SOURCES]]
+        table = Table(box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False, header_style="dim", padding=(0, 1, 0, 0))
+        table.add_column("source", min_width=min(max(map(cell_len, names)), 24))
+        for column in columns:
+            heading = "put aside" if column == "quarantined" else column
+            table.add_column(heading, justify="right", no_wrap=True, min_width=cell_len(heading))
+        for name, source in zip(names, self.sources, strict=False):
+            table.add_row(Prose(name), *(f"{_counted(source, column):,}" for column in columns))
+        if len(self.sources) > 1:
+            table.add_row("all", *(f"{_counted(self.all, column):,}" for column in columns), style="bold")
+        return table
+
+
+def _counted(account: dict[str, Any], column: str) -> int:
+    return (
+        sum(account[key] for key in ("quarantined", "merged", "removed")) if column == "not used" else account[column]
+    )
 
 
 def _cut(cut: Sequence[dict[str, Any]]) -> Prose:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import shlex
 import shutil
 import sys
 from collections.abc import Iterator
@@ -13,9 +14,11 @@ from typing import TYPE_CHECKING, Any
 from rich.console import Console
 from rich.text import Text
 
+from tunesmith import files
 from tunesmith.cli import words
 from tunesmith.cli.console import print_json, standard_error, standard_output
 from tunesmith.cli.edge import CONTINUES, two_interrupts
+from tunesmith.cli.init import Like, write_recipe
 from tunesmith.cli.tables import ResultsTable, report_table, side_by_side, token_legend, token_rows
 from tunesmith.cli.view import View
 from tunesmith.errors import CheckFailed
@@ -149,21 +152,39 @@ def demo(path: Path, *, as_json: bool) -> None:
         print_json({**outcome, "comparisons": comparisons})
 
 
-def check(path: Path, overrides: dict[str, Any], *, rows: int, as_json: bool) -> None:
+def init(folder: Path, like: Like) -> None:
+    """`tunesmith init`."""
+    recipe = write_recipe(folder, like)
+    console = standard_output()
+    console.print(Text.assemble(("✓ ", "bold green"), f"{recipe}: say in it where your data is, then"))
+    _next(console, {
+        f"tunesmith check {shlex.quote(str(recipe))}": "what the model would see, and what is wrong with the data",
+        f"tunesmith run {shlex.quote(str(recipe))}": "prepare, train, evaluate",
+    })  # fmt: skip
+
+
+def check(path: Path, overrides: dict[str, Any], *, rows: int, html: Path | None, as_json: bool) -> None:
     """`tunesmith check`. Raises `CheckFailed` when a finding is an error."""
     with _kept_for_json(as_json) as console:
         from tunesmith import stages as rooms
 
         _, recipe = rooms.open_run(path, None, overrides)
-        found = rooms.check(recipe, rows)
+        with View(console) as view:
+            found = rooms.check(recipe, max(rows, 20 if html else 0), view.show)
+        if html:
+            from tunesmith.cli.page import check_page
+
+            files.write_text(html, check_page(found.report, found.samples, str(path)))
         if not as_json:
-            for sample in found.samples:
+            for sample in found.samples[:rows]:
                 console.print(token_rows(sample.origin, sample.tokens))
-            if found.samples:
+            if found.samples and rows:
                 console.print(Text(), token_legend(), Text(), sep="\n")
             console.print(report_table(found.report))
+            if html:
+                console.print(Text.assemble(("✓ ", "bold green"), f"{html}: open it in a browser"))
     if as_json:
-        samples = [{"origin": s.origin, "tokens": [list(token) for token in s.tokens]} for s in found.samples]
+        samples = [{"origin": s.origin, "tokens": [list(token) for token in s.tokens]} for s in found.samples[:rows]]
         print_json({"report": found.report, "samples": samples})
     errors = [f["message"] for f in found.report["findings"] if f["severity"] == "error"]
     if errors:

@@ -1,176 +1,344 @@
-"""Sources -> train, valid and test rows, with a report in which every input is accounted for."""
+"""Sources -> train, valid and test rows, with a report in which every input is accounted for.
+
+Rows stream through: they are read in pieces by all cores, lie in a file on disk, and only their keys
+(hashes, 50 bytes a row) are in memory at once, where it is decided which stay and on which side.
+"""
 
 from __future__ import annotations
 
 import json
+import shutil
+import tempfile
 from collections import Counter
-from collections.abc import Iterator
-from dataclasses import dataclass, field, replace
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
+
+import numpy as np
 
 from tunesmith import files
-from tunesmith.dataset.split import Part, part_of
-from tunesmith.dataset.tokens import Sequence, encode
-from tunesmith.errors import ModelError, SourceError
-from tunesmith.models.chat import ChatFormat
+from tunesmith.dataset import decide, similar
+from tunesmith.dataset.boilerplate import Edges
+from tunesmith.dataset.digest import KEYS, Digest, Encoding, Work, digest, tokenize
+from tunesmith.dataset.pool import Pool
+from tunesmith.dataset.report import Account, Tally, build_report
+from tunesmith.dataset.split import PARTS, Part, parts_of
+from tunesmith.dataset.store import Tokens, Writer
+from tunesmith.errors import SourceError
+from tunesmith.progress import Progress
 from tunesmith.settings import DataSettings, SourceTable
-from tunesmith.sources.example import Example, Message
+from tunesmith.sources.document import Document
+from tunesmith.sources.example import Example, Origin
 from tunesmith.sources.quarantine import Quarantined
-from tunesmith.sources.read import read_source
+from tunesmith.sources.read import paths_of, read_source
+from tunesmith.sources.rows import Block
 
-PARTS: tuple[Part, ...] = ("train", "valid", "test")
+PIECE = 1 << 20
+"""Bytes of rows that are handed to a process at once."""
+
+
+def prepare(data: DataSettings, model: Path, folder: Path, *, workers: int | None = None) -> Iterator[Progress]:
+    """Read, clean, divide and tokenize everything that the settings name, into ``folder``: {train, valid,
+    test}.jsonl, tokens/, removed.jsonl, quarantine.jsonl, preferences.jsonl, report.json. All of it
+    appears at once, or nothing. ``model`` is the folder of the model that will learn from it.
+
+    Raises `SourceError` when a source is not there or nothing is left to train on.
+    """
+    with files.atomic_folder(folder) as target, Pool(workers) as pool:
+        scratch = Path(tempfile.mkdtemp(prefix=".rows.", dir=target))
+        try:
+            yield from _Preparing(data, model, target, scratch, pool).run()
+        finally:
+            shutil.rmtree(scratch, ignore_errors=True)
+
+
+def read(folder: Path, part: Part) -> Iterator[Example]:
+    """The rows of one part as `prepare` left them."""
+    return (Example.from_json(row) for row in files.read_jsonl(folder / f"{part}.jsonl"))
+
+
+def tokens(folder: Path, part: Part) -> Tokens:
+    """The same rows as token ids. A row of several sequences stands there several times."""
+    return Tokens.open(folder / "tokens", part)
+
+
+def named_sources(data: DataSettings) -> list[tuple[SourceTable, Part | None]]:
+    """Every source with the part that it is for, or None where the split decides."""
+    named: list[tuple[SourceTable, Part | None]] = [(source, None) for source in data.sources]
+    divided: tuple[tuple[Part, Any], ...] = (("valid", data.split.valid), ("test", data.split.test))
+    return named + [(s, part) for part, where in divided if isinstance(where, tuple) for s in where]
+
+
+def source_files(data: DataSettings) -> Iterator[Path]:
+    """Every file that the settings name: what a prepared dataset depends on."""
+    for source, _ in named_sources(data):
+        yield from paths_of(source, Path(data.folder))
 
 
 @dataclass
-class Dataset:
-    """The rows of each part as the model will see them, and what could not be used."""
+class _Spool:
+    """Rows as lines in one file on disk, with their places; their keys in memory."""
 
-    rows: dict[Part, list[Example]] = field(default_factory=lambda: {part: [] for part in PARTS})
-    sequences: dict[Part, list[Sequence]] = field(default_factory=lambda: {part: [] for part in PARTS})
-    quarantine: list[Quarantined] = field(default_factory=list)
-    cut: list[Sequence] = field(default_factory=list)
-    inputs: int = 0
+    file: IO[bytes]
+    ends: list[np.ndarray] = field(default_factory=list)
+    keys: list[np.ndarray] = field(default_factory=list)
+    sources: list[np.ndarray] = field(default_factory=list)
+    size: int = 0
+
+    def add(self, made: Digest, source: int) -> None:
+        lengths = np.array([len(line) for line in made.lines], np.int64)
+        self.file.write(b"".join(made.lines))
+        self.ends.append(self.size + np.cumsum(lengths))
+        self.keys.append(made.keys)
+        self.sources.append(np.full(len(made.lines), source, np.int32))
+        self.size += int(lengths.sum())
+
+    def close(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """(ends, keys, sources) of all rows."""
+        self.file.flush()
+        found = (self.ends, self.keys, self.sources)
+        empty = (np.empty(0, np.int64), np.empty(0, KEYS), np.empty(0, np.int32))
+        return tuple(np.concatenate([start, *parts]) for start, parts in zip(empty, found, strict=True))  # pyright: ignore[reportReturnType]
 
 
-def build(data: DataSettings, chat: ChatFormat) -> Dataset:
-    """Read, divide and tokenize everything that the settings name.
+class _Preparing:
+    """One call of `prepare`."""
 
-    Raises `SourceError` when a file cannot be read or nothing is left to train on.
-    """
-    dataset = Dataset()
-    for part, item in _items(data):
-        dataset.inputs += 1
-        if isinstance(item, Quarantined):
-            dataset.quarantine.append(item)
-            continue
-        example = _with_system(item, data.system)
+    def __init__(self, data: DataSettings, model: Path, target: Path, scratch: Path, pool: Pool) -> None:
+        self.data, self.model, self.target, self.scratch, self.pool = data, model, target, scratch, pool
+        self.sources = named_sources(data)
+        self.tally = Tally([Account(source.path) for source, _ in self.sources])
+        self._spool = _Spool((scratch / "rows").open("w+b"))
+        self._quarantine = (target / "quarantine.jsonl").open("wb")
+        self.ends = np.empty(0, np.int64)
+
+    def run(self) -> Iterator[Progress]:
         try:
-            sequences = list(encode(example, chat, data.max_tokens))
-        except ModelError as error:
-            dataset.quarantine.append(
-                Quarantined(example.origin, str(error), json.dumps(example.to_json(), ensure_ascii=False))
-            )
-            continue
-        if not any(s.learned for s in sequences):
-            longest = max(len(s.ids) + s.lost for s in sequences)
-            reason = f"no room for the answer: {longest} tokens, the limit is {data.max_tokens}"
-            dataset.quarantine.append(
-                Quarantined(example.origin, reason, json.dumps(example.to_json(), ensure_ascii=False))
-            )
-            continue
-        side = part or part_of(example, _share(data.split.valid), _share(data.split.test), data.seed)
-        dataset.rows[side].append(example)
-        dataset.sequences[side] += [s for s in sequences if s.learned]
-        dataset.cut += [s for s in sequences if s.lost]
-    if not dataset.sequences["train"]:
-        raise SourceError(_nothing(dataset, data))
-    return dataset
+            for index in range(len(self.sources)):
+                yield from self._read(index)
+            self.ends, keys, self.source_of = self._spool.close()
+            made = decide.decide(keys, self._parts(keys), self.data.clean)
+            if self.data.clean.near_duplicates != "ignore":
+                yield from self._near(made)
+            yield from self._write(made, keys)
+            report = build_report(self.tally, made, self._row, self.data)
+            files.write_json(self.target / "report.json", report)
+        finally:
+            self._quarantine.close()
+            self._spool.file.close()
+        if not report["rows"]["train"]:
+            raise SourceError(self._nothing(report))
+
+    # -- reading ---------------------------------------------------------------------------------
+
+    def _read(self, index: int) -> Iterator[Progress]:
+        source, _ = self.sources[index]
+        account = self.tally.accounts[index]
+        documents = _Documents(self.scratch / "documents")
+        for made in self.pool.map(digest, self._works(read_source(source, Path(self.data.folder)), index, documents)):
+            self._take(made, index)
+            yield Progress("working", stage="prepare", message=f"reading {source.path}", done=account.inputs)
+        self._boilerplate = documents.edges.frozen() if self.data.clean.boilerplate == "remove" else None
+        for made in self.pool.map(digest, self._document_works(documents)):
+            self._take(made, index)
+            yield Progress("working", stage="prepare", message=f"dividing {source.path}", done=account.inputs)
+
+    def _works(self, items: Iterable[Any], index: int, documents: _Documents) -> Iterator[Work]:
+        """Pieces for the processes; documents are laid aside until all of them were seen."""
+        pieces: list[Example] = []
+        for item in items:
+            if isinstance(item, Block):
+                yield Work(item, self.data, self.model)
+            elif isinstance(item, Document):
+                documents.add(item)
+            elif isinstance(item, Quarantined):
+                self.tally.accounts[index].inputs += 1
+                self._put_aside(item, index)
+            else:
+                pieces.append(item)
+                if len(pieces) == 500:
+                    yield Work(pieces, self.data, self.model)
+                    pieces = []
+        if pieces:
+            yield Work(pieces, self.data, self.model)
+
+    def _document_works(self, documents: _Documents) -> Iterator[Work]:
+        pieces, size = [], 0
+        for document in documents:
+            if self._boilerplate is not None:
+                text, lines = self._boilerplate.strip(document.text)
+                self.tally.boilerplate.update(line.strip() for line in lines if any(c.isalnum() for c in line))
+                document = Document(text, document.title, document.origin)
+            pieces.append(document)
+            size += len(document.text)
+            if size > PIECE // 4:  # dividing counts tokens, which takes longer than reading
+                yield Work(pieces, self.data, self.model)
+                pieces, size = [], 0
+        if pieces:
+            yield Work(pieces, self.data, self.model)
+
+    def _take(self, made: Digest, index: int) -> None:
+        account = self.tally.accounts[index]
+        account.inputs += made.inputs
+        account.divided += len(made.lines) + len(made.quarantined) - made.inputs
+        self.tally.noted.update(made.noted)
+        self.tally.personal.update(made.personal)
+        self.tally.personal_at = {**made.personal_at, **self.tally.personal_at}
+        for item in made.quarantined:
+            self._put_aside(item, index)
+        self._spool.add(made, index)
+
+    def _put_aside(self, item: Quarantined, index: int) -> None:
+        self.tally.accounts[index].quarantined += 1
+        self.tally.reasons.setdefault(item.reason, (str(item.origin), Counter()))[1][index] += 1
+        row = {**item.origin.to_json(), "reason": item.reason, "text": item.text}
+        self._quarantine.write(files.json_line(row))
+
+    def _parts(self, keys: np.ndarray) -> np.ndarray:
+        split = self.data.split
+        shares = [where if isinstance(where, float) else 0.0 for where in (split.valid, split.test)]
+        parts = parts_of(keys["share"], *shares)
+        for index, (_, part) in enumerate(self.sources):
+            if part is not None:
+                parts[self.source_of == index] = PARTS.index(part)
+        return parts
+
+    # -- what lies in the spool ------------------------------------------------------------------
+
+    def _line(self, row: int) -> bytes:
+        start = int(self.ends[row - 1]) if row else 0
+        self._spool.file.seek(start)
+        return self._spool.file.read(int(self.ends[row]) - start)
+
+    def _row(self, row: int) -> Example:
+        return Example.from_json(json.loads(self._line(row)))
+
+    def _pieces(self, rows: np.ndarray) -> Iterator[tuple[np.ndarray, list[bytes]]]:
+        """Rows and their lines, about `PIECE` bytes at a time."""
+        start, size, lines = 0, 0, list[bytes]()
+        for at, row in enumerate(rows):
+            lines.append(self._line(int(row)))
+            size += len(lines[-1])
+            if size > PIECE:
+                yield rows[start : at + 1], lines
+                start, size, lines = at + 1, 0, []
+        if lines:
+            yield rows[start:], lines
+
+    def _near(self, made: decide.Decisions) -> Iterator[Progress]:
+        rows = decide.first_measured(made)
+        signatures, done = similar.Signatures(self.scratch), 0
+        for piece in self.pool.map(_signatures, (lines for _, lines in self._pieces(rows))):
+            signatures.add(piece)
+            done += len(piece)
+            yield Progress("working", stage="prepare", message="near-duplicates", done=done, total=len(rows))
+        clean = self.data.clean
+        found = similar.near_duplicates(lambda i: _text(self._line(int(rows[i]))), signatures, clean.similarity)
+        pairs = [(int(rows[first]), int(rows[second]), alike) for first, second, alike in found]
+        self.tally.near = pairs
+        if clean.near_duplicates == "drop":
+            decide.drop_near(made, pairs)
+
+    # -- writing ---------------------------------------------------------------------------------
+
+    def _write(self, made: decide.Decisions, keys: np.ndarray) -> Iterator[Progress]:
+        kept, done = made.kept, 0
+        rows = {part: (self.target / f"{part}.jsonl").open("wb") for part in PARTS}
+        stores = {part: Writer(self.target / "tokens", part) for part in PARTS}
+        pieces: list[np.ndarray] = []
+
+        def works() -> Iterator[Encoding]:
+            for taken, lines in self._pieces(kept):
+                pieces.append(taken)
+                yield Encoding(lines, self.data.max_tokens, self.model)
+
+        for encoded in self.pool.map(tokenize, works()):
+            for row, one in zip(pieces.pop(0), encoded, strict=True):
+                source, line = int(self.source_of[row]), self._line(int(row))
+                if one.refused:
+                    made.fate[row] = decide.REFUSED
+                    self._put_aside(Quarantined(_origin(line), one.refused, line.decode("utf-8", "replace")), source)
+                    continue
+                part = PARTS[made.part[row]]
+                rows[part].write(line + b"\n")
+                self.tally.accounts[source].rows[part] += 1
+                stores[part].add_row(one.sequences)
+                for packed in one.sequences:
+                    self.tally.measure(part, packed)
+                self.tally.cut += [{"origin": str(_origin(line)), "tokens": t, "lost": lost} for t, lost in one.cut]
+            done += len(encoded)
+            yield Progress("working", stage="prepare", message="tokenizing", done=done, total=len(kept))
+        for file in (*rows.values(), *stores.values()):
+            file.close()
+        self._write_removed(made)
+        self._write_preferences(keys)
+
+    def _write_removed(self, made: decide.Decisions) -> None:
+        """Every row that was read and is not used, with the reason, and the row it repeats."""
+        gone = np.flatnonzero(np.isin(made.fate, list(decide.REASONS)))
+        with (self.target / "removed.jsonl").open("wb") as file:
+            for row in gone:
+                fate, line = int(made.fate[row]), json.loads(self._line(int(row)))
+                account = self.tally.accounts[int(self.source_of[row])]
+                if fate == decide.DUPLICATE:
+                    account.merged += 1
+                else:
+                    account.removed += 1
+                self.tally.removed[decide.REASONS[fate]] += 1
+                twin = int(made.twin[row])
+                of = {"of": _origin(self._line(twin)).to_json()} if twin >= 0 else {}
+                written = {"reason": decide.REASONS[fate], **of, **line}
+                file.write(files.json_line(written))
+
+    def _write_preferences(self, keys: np.ndarray) -> None:
+        """Pairs of a better and a worse answer, and answers marked good or bad: kept for training on them."""
+        rows = np.flatnonzero(keys["preference"])
+        self.tally.preferences = len(rows)
+        if len(rows):
+            with (self.target / "preferences.jsonl").open("wb") as file:
+                for row in map(self._row, rows.tolist()):
+                    file.write(files.json_line({
+                        "prompt": [{"role": m.role, "content": m.content} for m in row.prompt],
+                        "answer": row.answer, **{k: row.extra[k] for k in ("rejected", "label") if k in row.extra},
+                        "origin": row.origin.to_json(),
+                    }))  # fmt: skip
+
+    def _nothing(self, report: dict[str, Any]) -> str:
+        if self.tally.reasons:
+            reason, (first, _) = next(iter(self.tally.reasons.items()))
+            return f"none of the {report['inputs']} rows can be trained on; the first, {first}: {reason}"
+        if report["inputs"]:
+            return f"all {report['inputs']} rows fell to validation and test; add rows, or lower data.split"
+        return f"{', '.join(source.path for source, _ in self.sources)}: no rows in there"
 
 
-def _items(data: DataSettings) -> Iterator[tuple[Part | None, Example | Quarantined]]:
-    """Every row with the part that the settings put it in, or None where the split decides."""
-    for source in data.sources:
-        for item in read_source(source, Path(data.folder)):
-            yield None, item
-    divided: tuple[tuple[Part, Any], ...] = (("valid", data.split.valid), ("test", data.split.test))
-    for part, where in divided:
-        for source in _files(where):
-            for item in read_source(source, Path(data.folder)):
-                yield part, item
+def _origin(line: bytes) -> Origin:
+    return Origin.from_json(json.loads(line)["origin"])
 
 
-def _files(where: float | tuple[SourceTable, ...]) -> tuple[SourceTable, ...]:
-    return where if isinstance(where, tuple) else ()
+def _text(line: bytes) -> str:
+    return "\n".join(m["content"] for m in json.loads(line)["messages"])
 
 
-def _share(where: float | tuple[SourceTable, ...]) -> float:
-    return 0.0 if isinstance(where, tuple) else where
+def _signatures(lines: list[bytes]) -> np.ndarray:
+    return np.stack([similar.signature(_text(line)) for line in lines])
 
 
-def source_files(data: DataSettings) -> list[Path]:
-    """Every file that the settings name: what a prepared dataset depends on."""
-    named = [*data.sources, *_files(data.split.valid), *_files(data.split.test)]
-    return [Path(data.folder) / name for s in named for name in (s.path, s.tables) if name]
+class _Documents:
+    """The documents of one source on disk, until the lines are known that many of them share."""
 
+    def __init__(self, path: Path) -> None:
+        self.path, self.edges = path, Edges()
+        path.unlink(missing_ok=True)
 
-def _with_system(example: Example, system: str) -> Example:
-    if not system or example.messages[0].role in ("system", "text"):
-        return example
-    return replace(example, messages=(Message("system", system), *example.messages))
+    def add(self, document: Document) -> None:
+        self.edges.count(document.text)
+        row = {"text": document.text, "title": document.title, **document.origin.to_json()}
+        with self.path.open("a", encoding="utf-8") as file:
+            file.write(json.dumps(row) + "\n")
 
-
-def _nothing(dataset: Dataset, data: DataSettings) -> str:
-    if dataset.quarantine:
-        first = dataset.quarantine[0]
-        return f"none of the {dataset.inputs} rows can be trained on; the first, {first.origin}: {first.reason}"
-    if dataset.inputs:
-        return f"all {dataset.inputs} rows fell to validation and test; add rows, or lower data.split"
-    return f"{', '.join(s.path for s in data.sources)}: no rows in there"
-
-
-def write(dataset: Dataset, folder: Path, data: DataSettings) -> dict[str, Any]:
-    """Put train, valid, test, quarantine and report.json into ``folder``, all at once; return the report."""
-    made = report(dataset, data)
-    with files.atomic_folder(folder) as target:
-        for part in PARTS:
-            files.write_jsonl(target / f"{part}.jsonl", [row.to_json() for row in dataset.rows[part]])
-        files.write_jsonl(
-            target / "quarantine.jsonl",
-            [
-                {"file": q.origin.file, "line": q.origin.line, "reason": q.reason, "text": q.text}
-                for q in dataset.quarantine
-            ],
-        )
-        files.write_json(target / "report.json", made)
-    return made
-
-
-def read(folder: Path, part: Part) -> list[Example]:
-    """The rows of one part as `write` left them."""
-    return [Example.from_json(row) for row in files.read_jsonl(folder / f"{part}.jsonl")]
-
-
-def sequences(rows: list[Example], chat: ChatFormat, max_tokens: int) -> list[Sequence]:
-    """What of these rows is trained or measured on."""
-    return [s for row in rows for s in encode(row, chat, max_tokens) if s.learned]
-
-
-def report(dataset: Dataset, data: DataSettings) -> dict[str, Any]:
-    """Counts, what was cut, and findings worth a person's look, as plain values."""
-    every = [s for part in PARTS for s in dataset.sequences[part]]
-    cut = [{"origin": str(s.example.origin), "tokens": len(s.ids) + s.lost, "lost": s.lost} for s in dataset.cut]
-    return {
-        "inputs": dataset.inputs,
-        "rows": {part: len(dataset.rows[part]) for part in PARTS},
-        "quarantined": len(dataset.quarantine),
-        "cut": cut,
-        "tokens": {
-            "train": sum(len(s.ids) for s in dataset.sequences["train"]),
-            "learned": sum(s.learned for s in dataset.sequences["train"]),
-            "longest": max(len(s.ids) for s in every),
-        },
-        "findings": _findings(dataset, cut, data),
-    }
-
-
-def _findings(dataset: Dataset, cut: list[dict[str, Any]], data: DataSettings) -> list[dict[str, str]]:
-    found = []
-    for reason, n in Counter(q.reason for q in dataset.quarantine).most_common(5):
-        first = next(q.origin for q in dataset.quarantine if q.reason == reason)
-        found.append(("warning", f"{n} rows put aside, the first at {first}: {reason}"))
-    if cut:
-        lost = sum(row["lost"] for row in cut)
-        found.append(("warning", f"{len(cut)} rows are longer than {data.max_tokens} tokens and lose {lost} of them"))
-    uses: dict[Part, str] = {"valid": "choose the best checkpoint", "test": "measure the result"}
-    for part, use in uses.items():
-        if not dataset.rows[part]:
-            found.append(("warning", f"no {part} rows: nothing to {use} with"))
-    trained = {row.split_key for row in dataset.rows["train"]}
-    for part in uses:
-        if leaked := [row for row in dataset.rows[part] if row.split_key in trained]:
-            found.append(("error", f"{len(leaked)} {part} rows are trained on too, the first at {leaked[0].origin}"))
-    repeated = len(dataset.rows["train"]) - len({row.id for row in dataset.rows["train"]})
-    if repeated:
-        found.append(("note", f"{repeated} training rows repeat another one exactly"))
-    return [{"severity": severity, "message": message} for severity, message in found]
+    def __iter__(self) -> Iterator[Document]:
+        if self.path.exists():
+            for row in files.read_jsonl(self.path):
+                yield Document(row["text"], row["title"], Origin.from_json(row))

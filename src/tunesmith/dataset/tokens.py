@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from typing import Any
 
 from tunesmith.models.chat import ChatFormat
 from tunesmith.sources.example import Example
@@ -46,21 +47,29 @@ def encode(example: Example, chat: ChatFormat, max_tokens: int) -> Iterator[Sequ
 
 
 def _raw(example: Example, chat: ChatFormat) -> Iterator[Sequence]:
-    """Text without a chat: all of it is learned, and its end."""
-    ids = chat.start(chat.encode(example.messages[0].content))
-    if chat.eos is not None and ids[-1:] != [chat.eos]:
+    """Text without a chat: all of it is learned, and its end. A beginning and an end written out in the
+    row are not doubled; other special tokens in it are text."""
+    text = example.messages[0].content
+    begin, end = (chat.special.get(token, "") if token is not None else "" for token in (chat.bos, chat.eos))
+    text = text.removeprefix(begin)
+    if end and text.rstrip().endswith(end):
+        text = text.rstrip().removesuffix(end)
+    ids = chat.start(chat.encode(chat.shield(text)))
+    if chat.eos is not None:
         ids = [*ids, chat.eos]
     yield Sequence(ids, [i > 0 for i in range(len(ids))], example)  # nothing comes before the first
 
 
 def _conversation(example: Example, chat: ChatFormat) -> Iterator[Sequence]:
-    messages = [{"role": m.role, "content": m.content} for m in example.messages]
+    written = [{"role": m.role, "content": m.content, "learn": m.learn} for m in example.messages]
+    turns, tools = chat.turns(written, example.extra.get("tools"))
+    messages = [{"role": turn["role"], "content": turn["content"]} for turn in turns]
     ids: list[int] = []
     learn: list[bool] = []
-    for i, message in enumerate(example.messages):
-        if not message.learn:
+    for i, turn in enumerate(turns):
+        if not turn.get("learn"):
             continue
-        prompt, answer = _turn(chat, messages[:i], messages[: i + 1])
+        prompt, answer = _turn(chat, messages[: i + 1], tools)
         if prompt[: len(ids)] != ids:
             yield Sequence(ids, learn, example)
             ids, learn = [], []
@@ -68,9 +77,10 @@ def _conversation(example: Example, chat: ChatFormat) -> Iterator[Sequence]:
     yield Sequence(ids, learn, example)
 
 
-def _turn(chat: ChatFormat, before: list[dict[str, str]], after: list[dict[str, str]]) -> tuple[list[int], list[int]]:
-    """Token ids of the prompt as at inference, and of the answer with its end token."""
-    asked, full, content = chat.render(before, ask=True), chat.render(after), after[-1]["content"].strip()
+def _turn(chat: ChatFormat, messages: list[dict[str, str]], tools: list[Any]) -> tuple[list[int], list[int]]:
+    """Token ids of the prompt as at inference, and of the last message, an answer, with its end token."""
+    asked, full = chat.render(messages[:-1], tools, ask=True), chat.render(messages, tools)
+    content = messages[-1]["content"].strip()
     if not full.startswith(asked):
         # The template opens an answer in a way that a finished one does not have (an empty
         # thought, say): the answer is learned behind the opening that the model will be given.

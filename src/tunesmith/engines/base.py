@@ -47,7 +47,7 @@ class Batch:
         return Batch(np.pad(self.ids[rows, :longest], more), np.pad(self.learn[rows, :longest], more), lengths)
 
     @classmethod
-    def of(cls, rows: Sequence[tuple[Sequence[int], Sequence[bool]]]) -> Batch:
+    def of(cls, rows: Sequence[tuple[Sequence[int] | np.ndarray, Sequence[bool] | np.ndarray]]) -> Batch:
         """Pad rows of (token ids, learn mask) to the longest."""
         length = max(len(ids) for ids, _ in rows)
         ids = np.zeros((len(rows), length), np.int32)
@@ -183,7 +183,7 @@ def peak_memory() -> int:
     return peak if sys.platform == "darwin" else peak * 1024
 
 
-def iterate_by_length(lengths: Sequence[int], rows: int) -> Iterator[list[int]]:
+def iterate_by_length(lengths: Sequence[int] | np.ndarray, rows: int) -> Iterator[list[int]]:
     """Indices in groups of at most ``rows``, longest first, so that little is padded and what does
     not fit fails at once."""
     order = sorted(range(len(lengths)), key=lambda i: (-lengths[i], i))

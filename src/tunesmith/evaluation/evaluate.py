@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from tunesmith.dataset.tokens import Sequence
+from tunesmith.dataset.store import Tokens
 from tunesmith.engines.base import Engine, iterate_by_length
 from tunesmith.errors import SourceError
 from tunesmith.evaluation.sql import SqlTask
@@ -41,7 +41,7 @@ class Evaluation:
     settings: EvaluateSettings
     folder: Path
     rows: list[Example]
-    sequences: list[Sequence]
+    tokens: Tokens
     results: list[dict[str, Any]] = field(default_factory=list)
     samples: list[dict[str, Any]] = field(default_factory=list)
     _base_marks: dict[str, list[bool]] = field(default_factory=dict)
@@ -66,7 +66,7 @@ class Evaluation:
             adapter = candidate.arrays is not None
             result: dict[str, Any] = {"model": candidate.name, "split": "test"}
             if any(t.kind == "loss" for t in self.settings.tasks):
-                loss = mean_loss(self.engine, self.sequences, self.settings.batch, adapter=adapter)
+                loss = mean_loss(self.engine, self.tokens, self.settings.batch, adapter=adapter)
                 result |= {"loss": loss, "perplexity": math.exp(min(loss, 700))}
             if candidate.asked and tasks and rows:
                 answers: list[str] = []
@@ -89,7 +89,10 @@ class Evaluation:
 
     def _answer(self, name: str, rows: list[Example], answers: list[str], adapter: bool) -> Iterator[Progress]:
         """One greedy answer a row, in batches of rows of like length."""
-        prompts = [self.chat.prompt([{"role": m.role, "content": m.content} for m in row.prompt]) for row in rows]
+        prompts = [
+            self.chat.prompt([{"role": m.role, "content": m.content} for m in row.prompt], row.extra.get("tools"))
+            for row in rows
+        ]
         answers += [""] * len(rows)
         done = 0
         for part in iterate_by_length([len(p) for p in prompts], self.settings.batch):

@@ -3,11 +3,17 @@
 from __future__ import annotations
 
 import json
+import re
+import secrets
 from collections.abc import Sequence
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 from tunesmith.errors import ModelError
+
+_PROBE = "tunesmith"
+"""What the template is tried with, to see where it puts things."""
 
 
 class ChatFormat:
@@ -16,6 +22,9 @@ class ChatFormat:
     The template runs in Jinja's sandbox: it comes with the model, and is a program. It is not told
     today's date (templates that ask for one have a fixed one to fall back on), so that a row gives
     the same tokens tomorrow.
+
+    What people write never makes a control token: `turns` and `shield` mark the special tokens that
+    stand in it, and `encode` takes what is marked as plain text.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -30,6 +39,9 @@ class ChatFormat:
             raise ModelError(f"{path} cannot be read ({error}); download the model again") from None
         config = _read(folder / "tokenizer_config.json")
         self.special = {i: t.content for i, t in self._tokenizer.get_added_tokens_decoder().items() if t.special}
+        literals = sorted(self.special.values(), key=len, reverse=True)
+        self._literal = re.compile("|".join(map(re.escape, literals)) or r"(?!)")
+        self._mark = f"\U0010fffc{secrets.token_hex(8)}"  # nobody can have written it
         self.bos = self._id(config.get("bos_token"))
         self.eos = self._id(config.get("eos_token"))
         self.adds_bos = self._adds_bos(config)
@@ -43,12 +55,62 @@ class ChatFormat:
     # -- text and tokens -------------------------------------------------------------------------
 
     def encode(self, text: str) -> list[int]:
-        """Token ids; special tokens written out in the text are recognised, none is added."""
+        """Token ids; special tokens written out in the text are recognised, but not what `shield` marked;
+        none is added."""
+        if self._mark in text:
+            return self._encode_shielded(text)
         return self._tokenizer.encode(text, add_special_tokens=False).ids
 
     def decode(self, ids: Sequence[int], *, special: bool = False) -> str:
         """Text of token ids, with or without special tokens."""
         return self._tokenizer.decode(list(ids), skip_special_tokens=not special)
+
+    def shield(self, value: Any) -> Any:
+        """Text, or lists and dicts of it, in which special tokens are marked as plain text."""
+        if isinstance(value, str):
+            if not self._literal.search(value):
+                return value
+            return self._literal.sub(lambda m: f"{self._mark}:{self._names[m[0]]};", value)
+        if isinstance(value, dict):
+            return {self.shield(k): self.shield(v) for k, v in value.items()}
+        return [self.shield(v) for v in value] if isinstance(value, list | tuple) else value
+
+    def _encode_shielded(self, text: str) -> list[int]:
+        """Encoded by a tokenizer that does not know the special tokens, only names that stand for them
+        where the template wrote them; so the text is divided as the tokenizer itself divides it."""
+        text = self._literal.sub(lambda m: f"{self._mark}={self._names[m[0]]};", text)
+        text = re.sub(f"{self._mark}:(\\d+);", lambda m: self.special[int(m[1])], text)
+        found = list[int]()
+        encoded = self._shielded_tokenizer.encode(text, add_special_tokens=False)
+        for token, (start, end) in zip(encoded.ids, encoded.offsets, strict=True):
+            piece = text[start:end].strip()
+            if piece.startswith(self._mark):
+                found.append(int(piece[len(self._mark) + 1 : -1]))
+            elif piece == self.special.get(token):  # a unigram model has them in its vocabulary, too
+                found += [i for c in piece for i in self._character(c)]
+            else:
+                found.append(token)
+        return found
+
+    def _character(self, character: str) -> list[int]:
+        token = self._tokenizer.token_to_id(character)
+        return [token] if token is not None else self._tokenizer.encode(character, add_special_tokens=False).ids
+
+    @cached_property
+    def _names(self) -> dict[str, int]:
+        return {content: token for token, content in self.special.items()}
+
+    @cached_property
+    def _shielded_tokenizer(self) -> Any:
+        from tokenizers import AddedToken, Tokenizer
+
+        made = Tokenizer.from_str(self._tokenizer.to_str())
+        made.encode_special_tokens = True
+        for token, added in self._tokenizer.get_added_tokens_decoder().items():
+            if added.special:
+                name = f"{self._mark}={token};"
+                made.add_tokens([AddedToken(name, lstrip=added.lstrip, rstrip=added.rstrip, normalized=False)])
+        return made
 
     def pieces(self, ids: Sequence[int]) -> list[tuple[str, int]]:
         """The text that each token adds, with the number of tokens it takes: a Chinese character or an
@@ -75,7 +137,34 @@ class ChatFormat:
 
     # -- the chat template -----------------------------------------------------------------------
 
-    def render(self, messages: Sequence[dict[str, Any]], *, ask: bool = False) -> str:
+    def turns(
+        self, messages: Sequence[dict[str, Any]], tools: Sequence[Any] | None = None
+    ) -> tuple[list[dict[str, Any]], list[Any]]:
+        """Messages and tools as `render` takes them: shielded, and what the template has no place for is
+        said in words: tools in the system message (or the first), their results as a user's turn."""
+        made, last = list[dict[str, Any]](), ""
+        for message in self.shield(list(messages)):
+            role = message["role"]
+            if role == "tool" and not self._takes_results:
+                content = f"<tool_response>\n{message['content']}\n</tool_response>"
+                if last == "tool":  # several results are one turn, for templates that want turns to alternate
+                    made[-1]["content"] += "\n" + content
+                else:
+                    made.append({**message, "role": "user", "content": content})
+            else:
+                made.append(message)
+            last = role
+        described = self.shield(list(tools or []))
+        if not described or self._takes_tools:
+            return made, described
+        sentence = f"You can call these tools: {json.dumps(described, ensure_ascii=False)}"
+        if made[0]["role"] == "system":
+            return [{**made[0], "content": f"{made[0]['content']}\n\n{sentence}"}, *made[1:]], []
+        if self._takes_system:
+            return [{"role": "system", "content": sentence}, *made], []
+        return [{**made[0], "content": f"{sentence}\n\n{made[0]['content']}"}, *made[1:]], []
+
+    def render(self, messages: Sequence[dict[str, Any]], tools: Sequence[Any] = (), *, ask: bool = False) -> str:
         """The conversation as text; with ``ask``, ended so that the model answers next.
 
         Raises `ModelError` when there is no template or it refuses these messages.
@@ -85,13 +174,36 @@ class ChatFormat:
         import jinja2
 
         try:
-            return self._template.render(messages=list(messages), add_generation_prompt=ask, **self._words)
+            return self._template.render(
+                messages=list(messages), tools=list(tools) or None, add_generation_prompt=ask, **self._words
+            )
         except (jinja2.TemplateError, TypeError, ValueError, KeyError, OverflowError) as error:
             raise ModelError(f"the model's chat template refuses these messages: {error}") from None
 
-    def prompt(self, messages: Sequence[dict[str, Any]]) -> list[int]:
+    def prompt(self, messages: Sequence[dict[str, Any]], tools: Sequence[Any] | None = None) -> list[int]:
         """Token ids that ask the model for the next answer."""
-        return self.start(self.encode(self.render(messages, ask=True)))
+        return self.start(self.encode(self.render(*self.turns(messages, tools), ask=True)))
+
+    @cached_property
+    def _takes_tools(self) -> bool:
+        function = {"name": _PROBE, "description": "a", "parameters": {"type": "object", "properties": {}}}
+        return self._shows([{"role": "user", "content": "a"}], [{"type": "function", "function": function}])
+
+    @cached_property
+    def _takes_system(self) -> bool:
+        return self._shows([{"role": "system", "content": _PROBE}, {"role": "user", "content": "a"}])
+
+    @cached_property
+    def _takes_results(self) -> bool:
+        turns = (("user", "a"), ("assistant", "b"), ("tool", _PROBE))
+        return self._shows([{"role": role, "content": content} for role, content in turns])
+
+    def _shows(self, messages: list[dict[str, Any]], tools: Sequence[Any] = ()) -> bool:
+        """Whether the template writes the probe that stands in there: some refuse, some leave it out."""
+        try:
+            return _PROBE in self.render(messages, tools, ask=True)
+        except ModelError:
+            return False
 
     # -- reading the folder ----------------------------------------------------------------------
 
@@ -108,10 +220,10 @@ class ChatFormat:
         """The token that the template ends an answer with: it is what training teaches, so it must stop
         generation too (a base model's eos is often another)."""
         try:
-            text = self.render([{"role": "user", "content": "a"}, {"role": "assistant", "content": "tunesmith"}])
+            text = self.render([{"role": "user", "content": "a"}, {"role": "assistant", "content": _PROBE}])
         except ModelError:
             return frozenset()
-        behind = self.encode(text[text.rfind("tunesmith") + len("tunesmith") :])
+        behind = self.encode(text[text.rfind(_PROBE) + len(_PROBE) :])
         return frozenset([token for token in behind if token in self.special][:1])
 
     def _stops(self, folder: Path) -> frozenset[int]:

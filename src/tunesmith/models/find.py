@@ -12,9 +12,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from tunesmith.errors import ModelError, StorageError
+from tunesmith.files import cache_folder
 from tunesmith.models.architecture import read_architecture
 from tunesmith.models.gguf_import import UNFINISHED, import_gguf
-from tunesmith.models.hashes import cache_folder, file_hash
+from tunesmith.models.hashes import file_hash
 from tunesmith.models.safety import refuse_unsafe
 from tunesmith.models.weights import tensor_index
 

@@ -9,16 +9,7 @@ import os
 from pathlib import Path
 
 from tunesmith.errors import ModelError, StorageError
-from tunesmith.files import atomic_file
-
-
-def cache_folder() -> Path:
-    """Where imported models and hashes are kept: ``$TUNESMITH_CACHE``, else ``$XDG_CACHE_HOME/tunesmith``,
-    else ``~/.cache/tunesmith``. It is not made here."""
-    if own := os.environ.get("TUNESMITH_CACHE"):
-        return Path(own).expanduser().absolute()
-    shared = os.environ.get("XDG_CACHE_HOME")
-    return (Path(shared) if shared else Path.home() / ".cache") / "tunesmith"
+from tunesmith.files import atomic_file, cache_folder
 
 
 def file_hash(path: Path) -> str:

@@ -103,7 +103,7 @@ def _system(folder: RunFolder) -> str:
 
 def _rows(folder: RunFolder, part: Literal["train", "test"]) -> list[Example]:
     try:
-        return prepare.read(folder.dataset, part)
+        return list(prepare.read(folder.dataset, part))
     except FileNotFoundError:
         raise RunError(f"{folder} has no dataset; run it again with `tunesmith run`") from None
 

@@ -8,12 +8,13 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any, Literal
 
-Role = Literal["system", "user", "assistant", "text"]
+Role = Literal["system", "user", "assistant", "tool", "text"]
 
 
 @dataclass(frozen=True)
 class Message:
-    """One turn. The role ``text`` stands alone: raw text without a chat template."""
+    """One turn. The role ``text`` stands alone: raw text without a chat template. A call of a tool is an
+    assistant's turn, its result a turn of the role ``tool``."""
 
     role: Role
     content: str
@@ -22,45 +23,50 @@ class Message:
 
 @dataclass(frozen=True)
 class Origin:
-    """Where something came from: a file, and a line counted from 1 (or the row's index in a JSON array)."""
+    """Where something came from, as precisely as the file can say.
+
+    file: as the recipe names it; line: counted from 1 (for tables the row, the header is not one);
+    part: what lies inside the file, such as a sheet, a database's table or a heading.
+    """
 
     file: str
-    line: int
+    line: int | None = None
+    part: str = ""
 
     def __str__(self) -> str:
-        return f"{self.file}:{self.line}"
+        """``notes.xlsx [Sales]:12``"""
+        return self.file + (f" [{self.part}]" if self.part else "") + (f":{self.line}" if self.line else "")
+
+    def to_json(self) -> dict[str, Any]:
+        return {k: v for k, v in (("file", self.file), ("line", self.line), ("part", self.part)) if v}
+
+    @classmethod
+    def from_json(cls, raw: dict[str, Any]) -> Origin:
+        """The inverse of `to_json`."""
+        return cls(raw["file"], raw.get("line"), raw.get("part", ""))
 
 
 @dataclass(frozen=True)
 class Example:
     """A conversation to learn from.
 
-    ``extra`` holds the row's further keys, untouched: tasks read them (a SQL task its table, say).
-    ``group`` names what must not be torn apart by the split; by default the prompt itself, so that
-    one question with several answers stays on one side.
+    ``extra`` holds the row's further keys, untouched: tasks read them (a SQL task its table, say). Three have
+    a meaning here: ``tools`` (a list of OpenAI's tool descriptions), which the template gets; ``rejected`` (the
+    worse answer of a preference pair) and ``label`` (False: a bad answer), for training on preferences.
+    ``notes`` say what was changed in reading, one of a few fixed sentences each.
+    ``group`` names what must not be torn apart by the split (a document, a table); empty: the question.
     """
 
     messages: tuple[Message, ...]
     origin: Origin
     extra: dict[str, Any] = field(default_factory=dict, compare=False)
     group: str = ""
+    notes: tuple[str, ...] = field(default=(), compare=False)
 
     @cached_property
     def id(self) -> str:
         """sha256 of the content, 16 hex digits: the same text has the same id wherever it came from."""
         return _digest([[m.role, m.content, m.learn] for m in self.messages])
-
-    @cached_property
-    def split_key(self) -> str:
-        """What the split hashes: the group, else everything before the first answer."""
-        if self.group:
-            return self.group
-        prompt: list[list[str]] = []
-        for message in self.messages:
-            if message.role == "assistant":
-                break
-            prompt.append([message.role, message.content])
-        return _digest(prompt)
 
     @property
     def answer(self) -> str:
@@ -78,12 +84,14 @@ class Example:
         row: dict[str, Any] = {
             "id": self.id,
             "messages": [{"role": m.role, "content": m.content, "learn": m.learn} for m in self.messages],
-            "origin": {"file": self.origin.file, "line": self.origin.line},
+            "origin": self.origin.to_json(),
         }
         if self.group:
             row["group"] = self.group
         if self.extra:
             row["extra"] = self.extra
+        if self.notes:
+            row["notes"] = self.notes
         return row
 
     @classmethod
@@ -91,9 +99,10 @@ class Example:
         """The inverse of `to_json`."""
         return cls(
             messages=tuple(Message(m["role"], m["content"], m["learn"]) for m in row["messages"]),
-            origin=Origin(row["origin"]["file"], row["origin"]["line"]),
+            origin=Origin.from_json(row["origin"]),
             extra=row.get("extra", {}),
             group=row.get("group", ""),
+            notes=tuple(row.get("notes", ())),
         )
 
 

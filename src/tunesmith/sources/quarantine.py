@@ -9,8 +9,8 @@ from tunesmith.sources.example import Origin
 
 @dataclass(frozen=True)
 class Quarantined:
-    """A row that cannot be taught: where it stands, why, and its text as it was read."""
+    """A row or file that cannot be taught: where it stands, why, and its text as it was read."""
 
     origin: Origin
     reason: str
-    text: str
+    text: str = ""

@@ -1,4 +1,4 @@
-"""One source of the recipe, whatever its kind, as a stream of rows."""
+"""One source of the recipe, whatever its kind, as a stream of rows, documents and what cannot be used."""
 
 from __future__ import annotations
 
@@ -6,23 +6,119 @@ from collections.abc import Iterator
 from itertools import islice
 from pathlib import Path
 
-from tunesmith.errors import RecipeError
+from tunesmith.errors import RecipeError, SourceError
 from tunesmith.settings import SourceTable
-from tunesmith.sources.example import Example
+from tunesmith.sources import blog_index, documents, folder, registry, rows, tables, wikisql
+from tunesmith.sources.document import Document
+from tunesmith.sources.example import Example, Origin
+from tunesmith.sources.hub import fetched, is_hub
 from tunesmith.sources.quarantine import Quarantined
-from tunesmith.sources.rows import read_rows
-from tunesmith.sources.wikisql import read_wikisql
+from tunesmith.sources.text import source_errors
+
+Item = Example | Document | Quarantined | rows.Block
+ROWS = (".json", ".jsonl", ".ndjson")
 
 
-def read_source(source: SourceTable, folder: Path) -> Iterator[Example | Quarantined]:
-    """Every row that the source names, at most ``source.limit``; paths start at ``folder``."""
-    path = folder / source.path
-    if source.kind == "wikisql":
-        if source.tables is None:
-            raise RecipeError(f'{source.path}: a source of kind "wikisql" needs tables = "…"')
-        rows = read_wikisql(path, folder / source.tables)
-    elif source.tables is not None:
-        raise RecipeError(f'{source.path}: tables goes with kind = "wikisql"')
+def read_source(source: SourceTable, start: Path) -> Iterator[Item]:
+    """Everything that the source names, at most ``source.limit``; relative paths begin at ``start``.
+
+    A large file of lines comes in blocks, for several processes to read. Raises `SourceError` when
+    something named is not there, `RecipeError` when settings do not go together.
+    """
+    _check(source)
+    items = _read(source, start)
+    return islice(items, source.limit) if source.limit else items
+
+
+def paths_of(source: SourceTable, start: Path) -> Iterator[Path]:
+    """Every file that the source may read, for telling whether anything changed."""
+    path = _place(source, start)
+    if source.kind == "blog-index":
+        yield from (file for file, _ in _walk(path.parent, path.parent.name))
+    elif path.is_dir():
+        yield from (file for file, _ in _walk(path, path.name))
     else:
-        rows = read_rows(path)
-    return islice(rows, source.limit)
+        yield path
+        if source.tables:
+            yield start / source.tables
+
+
+def _walk(path: Path, name: str) -> Iterator[tuple[Path, str]]:
+    return (item for item in folder.walk(path, name) if not isinstance(item, Quarantined))
+
+
+def _place(source: SourceTable, start: Path) -> Path:
+    return fetched(source.path) if is_hub(source.path) else start / source.path.partition("#")[0]
+
+
+def _check(source: SourceTable) -> None:
+    suffix = Path(source.path).suffix.lower()
+    goes_with = (
+        ("tables", source.tables, source.kind == "wikisql", 'kind = "wikisql"'),
+        ("marker", source.marker, source.kind == "blog-index", 'kind = "blog-index"'),
+        ("filter", source.filter, source.kind == "blog-index", 'kind = "blog-index"'),
+        ("query", source.query, suffix in tables.SQLITE, "an SQLite file"),
+        ("table", source.table, suffix in (*tables.SQLITE, ".xlsx"), "a workbook or an SQLite file"),
+        ("columns", source.columns or None, source.kind in ("auto", "rows"), "rows, not with documents"),
+    )
+    for name, value, fits, what in goes_with:
+        if value is not None and not fits:
+            raise RecipeError(f"{source.path}: {name} goes with {what}")
+    if source.kind == "wikisql" and source.tables is None:
+        raise RecipeError(f'{source.path}: a source of kind "wikisql" needs tables = "…"')
+
+
+def _read(source: SourceTable, start: Path) -> Iterator[Item]:
+    path, name = _place(source, start), source.path
+    if source.kind == "wikisql":
+        yield from wikisql.read_wikisql(path, start / (source.tables or ""))
+    elif source.kind == "blog-index":
+        yield from blog_index.read_blog_index(path, name, source.marker, source.filter)
+    elif "#" in source.path and not is_hub(source.path):
+        yield from registry.read_registered(path, source.path.partition("#")[2], name)
+    elif path.is_dir():
+        yield from _folder(source, path, name)
+    else:
+        with source_errors(path), path.open("rb"):
+            pass  # what is named must be there; what is wrong inside it goes to quarantine
+        yield from _file(source, path, name)
+
+
+def _folder(source: SourceTable, path: Path, name: str) -> Iterator[Item]:
+    empty = True
+    for item in folder.walk(path, name):
+        empty = False
+        yield from [item] if isinstance(item, Quarantined) else _one_of_many(source, *item)
+    if empty:
+        raise SourceError(f"the folder {path} holds no files")
+
+
+def _one_of_many(source: SourceTable, path: Path, name: str) -> Iterator[Item]:
+    """A file that stops the run when it is named is only put aside when it lies in a folder."""
+    try:
+        yield from _file(source, path, name)
+    except SourceError as error:
+        yield Quarantined(Origin(name), str(error))
+
+
+def _file(source: SourceTable, path: Path, name: str) -> Iterator[Item]:
+    suffix = path.suffix.lower()
+    if source.kind == "documents" or (source.kind == "auto" and suffix in documents.DOCUMENTS):
+        yield documents.read_document(path, name)
+    elif suffix in tables.TABLES:
+        yield from tables.read_table(path, name, source.columns, source.table, source.query)
+    elif source.kind == "rows" or suffix in ROWS:
+        yield from _rows(source, path, name)
+    else:
+        known = ", ".join(sorted({*ROWS, *tables.TABLES, *documents.DOCUMENTS}))
+        yield Quarantined(Origin(name), f"not a kind of file that is read; those are {known}")
+
+
+def _rows(source: SourceTable, path: Path, name: str) -> Iterator[Item]:
+    entry = registry.registered(path.parent, path.name) if not source.columns else None
+    if entry is not None:
+        yield from registry.read_registered(path.parent / registry.FILE, entry, name)
+    elif rows.is_lines(path) and not source.limit:
+        yield from rows.blocks(path, name, source.columns)
+    else:
+        yield from rows.read_rows(path, name, source.columns)

@@ -1,190 +1,394 @@
-"""Rows in JSON or JSONL, in the forms people have them, each read into an `Example` or put into quarantine.
+"""Files of rows in JSON and JSONL, a piece at a time: memory holds the longest row, not the file.
 
-{"messages": [{"role": "user", "content": "…"}, {"role": "assistant", "content": "…"}]}
-{"prompt": "…", "completion": "…"}
-{"instruction": "…", "input": "…", "output": "…"}       with "system" and "history" where they are
-{"text": "…"}                                           raw text, no chat
+A row in a form of `forms` becomes an `Example`; any other, a broken line and a line that is too long
+become `Quarantined`. Nothing is left out without a word.
 """
 
 from __future__ import annotations
 
 import codecs
 import json
-from collections.abc import Iterator
-from contextlib import contextmanager
+import re
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-from tunesmith.errors import SourceError
-from tunesmith.sources.example import Example, Message, Origin, Role
+import orjson
+
+from tunesmith.settings import Column
+from tunesmith.sources.example import Example, Origin
+from tunesmith.sources.forms import read_row
 from tunesmith.sources.quarantine import Quarantined
+from tunesmith.sources.text import SAMPLE, Unreadable, encoding_of, source_errors
 
-FORMS = '"messages", "prompt"/"completion", "instruction"/"output" or "text"'
+CHUNK = 1 << 20
+"""Bytes read at once, and about the size of a block."""
 
-_ROLES: dict[str, Role] = {
-    "system": "system", "developer": "system", "user": "user", "human": "user", "assistant": "assistant",
-    "gpt": "assistant", "model": "assistant",
-}  # fmt: skip
+LONGEST = 64 << 20
+"""Bytes that one row may have (characters, in a JSON array)."""
+
+LISTS = ("data", "rows", "examples", "train")
+"""Under these keys a JSON object may hold its rows."""
+
+Form = Callable[[Any, Origin], Example]
+"""What makes an Example of one parsed row, or raises `Unreadable`."""
+
+_DAMAGED = "tunesmith-damaged"  # how decoders call `_damaged`
+_SHOWN = 2_000  # characters of a huge row that quarantine shows
+_FAR = re.compile("[^\0-\x7f]+")
+_LIST_AHEAD = re.compile(rb'\{[^\n]{0,1000}?"(data|rows|examples|train)"\s*:\s*\[')
 
 
-class _Unreadable(Exception):
-    """Why one row cannot be read."""
+@dataclass(frozen=True)
+class Block:
+    """Whole lines of a JSONL file in UTF-8, to be read by `read_block`, perhaps in another process.
 
-
-def read_rows(path: Path) -> Iterator[Example | Quarantined]:
-    """Every row of a .json (an array) or .jsonl file, in order.
-
-    Raises `SourceError` when the file is missing, empty, or not text in UTF-8 or UTF-16.
+    line: number of its first line, from 1.
     """
-    text = read_text(path)
-    if not text.strip():
-        raise SourceError(f"{path} is empty; it should hold rows of JSON with {FORMS}")
-    for line, raw in _array(text, path) if text.lstrip()[0] == "[" else _lines(text):
-        origin = Origin(path.name, line)
-        if isinstance(raw, Quarantined):
-            yield Quarantined(origin, raw.reason, raw.text)
-            continue
-        try:
-            yield read_row(raw, origin)
-        except _Unreadable as reason:
-            yield Quarantined(origin, str(reason), json.dumps(raw, ensure_ascii=False))
+
+    name: str
+    line: int
+    data: bytes
+    columns: Mapping[Column, str]
 
 
-@contextmanager
-def source_errors(path: Path) -> Iterator[None]:
-    """A file that is missing, a folder or not readable becomes a `SourceError` that names it."""
+def is_lines(path: Path) -> bool:
+    """Whether a file is JSONL in UTF-8, so that `blocks` can read it, by its first bytes."""
+    with source_errors(path), path.open("rb") as file:
+        sample = file.read(SAMPLE)
     try:
-        yield
-    except FileNotFoundError:
-        raise SourceError(f"there is no file {path}; check the recipe's paths and data.folder") from None
-    except IsADirectoryError:
-        raise SourceError(f"{path} is a folder; name the file in it") from None
-    except OSError as error:
-        raise SourceError(f"{path} cannot be read: {error.strerror}") from None
+        return _encoding(sample) in ("utf-8", "utf-8-sig") and _looks_like_lines(sample)
+    except Unreadable:
+        return False
 
 
-def read_text(path: Path) -> str:
-    """A file's text: UTF-8 with or without a mark, or UTF-16 with one."""
-    with source_errors(path):
-        data = path.read_bytes()
-    utf16 = data.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE))
+def blocks(path: Path, name: str, columns: Mapping[Column, str]) -> Iterator[Block | Quarantined]:
+    """A JSONL file in UTF-8 cut at line ends, without a look inside; a line that is too long is quarantined.
+
+    Raises `SourceError` when the file cannot be opened.
+    """
+    for line, data in _cut(_chunks(path, "utf-8")):
+        yield Quarantined(Origin(name, line), *data) if isinstance(data, tuple) else Block(name, line, data, columns)
+
+
+def read_block(block: Block) -> Iterator[Example | Quarantined]:
+    """Every row of a block, in order."""
+    return _read_lines(block.data, block.line, block.name, partial(read_row, columns=block.columns))
+
+
+def read_rows(path: Path, name: str, columns: Mapping[Column, str] = {}) -> Iterator[Example | Quarantined]:
+    """Every row of a JSONL file, a JSON array, or a JSON object that holds a list of rows, in any encoding.
+
+    Raises `SourceError` when the file cannot be opened.
+    """
+    return read_formed(path, name, partial(read_row, columns=columns))
+
+
+def read_formed(path: Path, name: str, form: Form) -> Iterator[Example | Quarantined]:
+    """`read_rows`, each row read by ``form``."""
+    with source_errors(path), path.open("rb") as file:
+        sample = file.read(SAMPLE)
+    empty = True
     try:
-        return data.decode("utf-16" if utf16 else "utf-8-sig")
-    except UnicodeDecodeError as error:
-        line = data[: error.start].count(b"\n") + 1
-        raise SourceError(
-            f"{path} is not in UTF-8: line {line} has the byte 0x{data[error.start]:02x}; save the file as UTF-8"
-        ) from None
-
-
-def _lines(text: str) -> Iterator[tuple[int, Any]]:
-    # Not splitlines(): rows may hold U+2028 and other characters that it takes for line ends.
-    for number, line in enumerate(text.split("\n"), 1):
-        if line.strip():
-            yield number, _parse(line.strip())
-
-
-def _array(text: str, path: Path) -> Iterator[tuple[int, Any]]:
-    """The elements of a JSON array, each with its line; what follows a break in the JSON is one quarantined row."""
-    decoder, at = json.JSONDecoder(), text.index("[") + 1
-    line, counted = 1, 0
-    while True:
-        while at < len(text) and text[at] in " \t\r\n,":
-            at += 1
-        line, counted = line + text.count("\n", counted, at), at
-        if at >= len(text) or text[at] == "]":
-            if at >= len(text):
-                yield line, Quarantined(Origin(path.name, line), "the array is cut short: its ] is missing", "")
-            return
-        try:
-            value, end = decoder.raw_decode(text, at)
-        except ValueError as error:
-            reason = f"broken JSON ({error.args[0].split(':')[0]}); the rest of the array cannot be read"
-            yield line, Quarantined(Origin(path.name, line), reason, text[at : at + 2000])
-            return
-        yield line, value
-        at = end
-
-
-def _parse(line: str) -> Any:
-    try:
-        return json.loads(line)
-    except ValueError as error:
-        return Quarantined(Origin("", 0), f"broken JSON: {error}", line)
-
-
-def read_row(row: Any, origin: Origin) -> Example:
-    """One parsed row. Raises `_Unreadable` with the reason when it has none of the known forms."""
-    if not isinstance(row, dict):
-        raise _Unreadable(f"a row must be a JSON object, with {FORMS}")
-    if "messages" in row:
-        messages, used = _messages(row["messages"]), {"messages"}
-    elif "prompt" in row and "completion" in row:
-        messages, used = _pair(row, "prompt", "completion"), {"prompt", "completion", "system"}
-    elif "instruction" in row:
-        messages, used = _instruction(row), {"instruction", "input", "output", "system", "history"}
-    elif "text" in row:
-        messages, used = [Message("text", _string(row, "text"), learn=True)], {"text"}
+        encoding = _encoding(sample)
+    except Unreadable as reason:
+        yield Quarantined(Origin(name), str(reason), sample[:_SHOWN].decode("utf-8", "replace"))
+        return
+    if encoding in ("utf-8", "utf-8-sig"):
+        lines, chunks = _looks_like_lines(sample), _chunks(path, "utf-8")
     else:
-        raise _Unreadable(
-            f"no known form: a row needs {FORMS}, and this one has {', '.join(map(repr, row)) or 'nothing'}"
-        )
-    _check(messages)
-    extra = {key: value for key, value in row.items() if key not in used}
-    return Example(tuple(messages), origin, extra)
+        start = codecs.getincrementaldecoder(encoding)("replace").decode(sample).encode("utf-8", "replace")
+        lines, chunks = _looks_like_lines(start), _transcoded(path, encoding)
+    for item in _lines(chunks, name, form) if lines else _values(chunks, name, form):
+        empty = False
+        yield item
+    if empty:
+        nothing = not sample.strip(codecs.BOM_UTF8 + b" \t\r\n\0")
+        yield Quarantined(Origin(name), "the file is empty" if nothing else "the file holds no rows")
 
 
-def _messages(raw: Any) -> list[Message]:
-    if not isinstance(raw, list) or not raw:
-        raise _Unreadable('"messages" must be a list of turns')
-    messages = []
-    for turn in raw:
-        if not isinstance(turn, dict) or "role" not in turn:
-            raise _Unreadable('each turn in "messages" needs "role" and "content"')
-        if not isinstance(turn["role"], str) or turn["role"] not in _ROLES:
-            raise _Unreadable(f"the role {turn['role']!r} is not known; known are system, user and assistant")
-        role = _ROLES[turn["role"]]
-        # OpenAI's files mark an answer that is not to be learned with "weight": 0.
-        messages.append(Message(role, _string(turn, "content"), role == "assistant" and turn.get("weight", 1) != 0))
-    return messages
+def _encoding(sample: bytes) -> str:
+    """As `encoding_of`, but a few damaged characters do not make UTF-8 something else."""
+    encoding = encoding_of(sample)
+    if encoding.startswith("utf"):
+        return encoding
+    text = sample.decode("utf-8", "replace")
+    bad = text.count("\ufffd")
+    return "utf-8" if sum(map(len, _FAR.findall(text))) > 2 * bad else encoding
 
 
-def _pair(row: dict[str, Any], question: str, answer: str) -> list[Message]:
-    system = [Message("system", _string(row, "system"))] if row.get("system") else []
-    return [*system, Message("user", _string(row, question)), Message("assistant", _string(row, answer), learn=True)]
+def _looks_like_lines(sample: bytes) -> bool:
+    """Whether text in UTF-8 begins as JSONL does, rather than with an array or an object over many lines."""
+    text = sample.removeprefix(codecs.BOM_UTF8).lstrip()
+    first, end, behind = text.partition(b"\n")
+    first = first.rstrip()
+    if not text or text.startswith(b"[") or (not behind.strip() and _LIST_AHEAD.match(text)):
+        return False
+    if not end and len(sample) >= SAMPLE:
+        return not _LIST_AHEAD.match(text)
+    try:
+        orjson.loads(first)
+    except orjson.JSONDecodeError:  # a broken row, or the head of an object
+        return not first.endswith((b"{", b"[", b","))
+    return True
 
 
-def _instruction(row: dict[str, Any]) -> list[Message]:
-    system = [Message("system", _string(row, "system"))] if row.get("system") else []
-    past, history = [], row.get("history") or []
-    if not isinstance(history, list) or any(not isinstance(turn, list) or len(turn) != 2 for turn in history):
-        raise _Unreadable('"history" must be a list of [question, answer]')
-    for turn in history:
-        asked, answered = (_string({"history": text}, "history") for text in turn)
-        past += [Message("user", asked), Message("assistant", answered, learn=True)]
-    given = _string(row, "input") if row.get("input") is not None else ""
-    asked = "\n".join(part for part in (_string(row, "instruction"), given) if part)
-    return [*system, *past, Message("user", asked), Message("assistant", _string(row, "output"), learn=True)]
+def _chunks(path: Path, encoding: str) -> Iterator[bytes]:
+    with source_errors(path), path.open("rb") as file:
+        if file.read(len(codecs.BOM_UTF8)) != codecs.BOM_UTF8 or encoding != "utf-8":
+            file.seek(0)
+        while chunk := file.read(CHUNK):
+            yield chunk
 
 
-def _string(row: dict[str, Any], key: str) -> str:
-    value = row.get(key)
-    if not isinstance(value, str):
-        raise _Unreadable(f'"{key}" is missing' if value is None else f'"{key}" must be text')
-    if any("\ud800" <= c <= "\udfff" for c in value):
-        raise _Unreadable(f'"{key}" holds half a character (a lone surrogate such as \\ud83d)')
+def _damaged(error: UnicodeError) -> tuple[str | bytes, int]:
+    """Bytes that are no characters become one that UTF-8 cannot hold, so that only their row is lost."""
+    if isinstance(error, UnicodeDecodeError):
+        return "\udcff", error.end
+    if isinstance(error, UnicodeEncodeError):
+        return b"\xff", error.end
+    raise error
+
+
+codecs.register_error(_DAMAGED, _damaged)
+
+
+def _transcoded(path: Path, encoding: str) -> Iterator[bytes]:
+    """The file's bytes as UTF-8; where they were damaged, with the byte 0xff."""
+    decoder = codecs.getincrementaldecoder(encoding)(_DAMAGED)
+    for chunk in _chunks(path, encoding):
+        yield decoder.decode(chunk).encode("utf-8", _DAMAGED)
+    yield decoder.decode(b"", final=True).encode("utf-8", _DAMAGED)
+
+
+def _lines(chunks: Iterator[bytes], name: str, form: Form) -> Iterator[Example | Quarantined]:
+    for line, data in _cut(chunks):
+        if isinstance(data, tuple):
+            yield Quarantined(Origin(name, line), *data)
+        else:
+            yield from _read_lines(data, line, name, form)
+
+
+def _cut(chunks: Iterator[bytes]) -> Iterator[tuple[int, bytes | tuple[str, str]]]:
+    """Whole lines with the number of the first; for a line longer than `LONGEST`, the reason and its beginning."""
+    line, kept, size, skipped = 1, [], 0, b""  # size: of the line that has begun; skipped: how it begins, if too long
+    for chunk in chunks:
+        first = chunk.find(b"\n") + 1
+        if first and size + first > max(LONGEST, len(chunk)):
+            yield line, _too_long(size + first, skipped or kept[0])
+            line, kept, size, skipped, chunk = line + 1, [], 0, b"", chunk[first:]
+        if end := chunk.rfind(b"\n") + 1:
+            data = b"".join([*kept, chunk[:end]])
+            yield line, data
+            line, kept, size, chunk = line + data.count(b"\n"), [], 0, chunk[end:]
+        size += len(chunk)
+        if size > LONGEST and kept:
+            skipped, kept = kept[0][:_SHOWN], []
+        elif chunk and not skipped:
+            kept.append(chunk)
+    if skipped:
+        yield line, _too_long(size, skipped)
+    elif kept:
+        yield line, b"".join(kept)
+
+
+def _too_long(size: int, start: bytes) -> tuple[str, str]:
+    return (
+        f"the line has {size:,} bytes, more than the {LONGEST:,} that a row may have; divide it",
+        start[:_SHOWN].decode("utf-8", "replace"),
+    )
+
+
+def _read_lines(data: bytes, line: int, name: str, form: Form) -> Iterator[Example | Quarantined]:
+    loads, broken = orjson.loads, orjson.JSONDecodeError
+    for number, raw in enumerate(data.split(b"\n"), line):  # not splitlines(): a row may hold a bare \r
+        try:
+            row = loads(raw)
+        except broken:
+            if raw and not raw.isspace():
+                yield _read_slowly(raw, Origin(name, number), form)
+            continue
+        origin = Origin(name, number)
+        try:
+            yield form(row, origin)
+        except Unreadable as reason:
+            yield _quarantined(origin, str(reason), raw.decode("utf-8", "replace"))
+
+
+def _read_slowly(raw: bytes, origin: Origin, form: Form) -> Example | Quarantined:
+    """A line that orjson refuses: damaged, broken, or with numbers and characters that only `json` takes."""
+    text = raw.decode("utf-8", "replace").strip()
+    try:
+        _check_characters(raw)
+        return form(_parse(text), origin)
+    except Unreadable as reason:
+        return _quarantined(origin, str(reason), text)
+
+
+def _check_characters(raw: bytes) -> None:
+    try:
+        raw.decode()
+    except UnicodeDecodeError:
+        raise Unreadable("damaged: it holds bytes that are no characters; save the file as UTF-8") from None
+
+
+def _parse(text: str) -> Any:
+    try:
+        value = json.loads(text)
+        json.dumps(value, ensure_ascii=False).encode()
+    except UnicodeEncodeError:
+        raise Unreadable("it holds half a character (a lone surrogate such as \\ud83d)") from None
+    except (ValueError, RecursionError) as error:
+        raise Unreadable(f"broken JSON: {error}") from None
     return value
 
 
-def _check(messages: list[Message]) -> None:
-    last = messages[-1]
-    if last.role not in ("assistant", "text"):
-        raise _Unreadable(f"no answer: the last turn is the {last.role}'s")
-    if not any(m.learn for m in messages):
-        raise _Unreadable("nothing to learn: every answer has weight 0")
-    if any(m.learn and not m.content.strip() for m in messages):
-        raise _Unreadable("an answer is empty")
-    if last.role == "assistant" and not any(m.role == "user" for m in messages):
-        raise _Unreadable("no question: there is no turn of the user")
-    if last.role == "assistant" and any(m.role == "user" and not m.content.strip() for m in messages):
-        raise _Unreadable("a question is empty")
+def _quarantined(origin: Origin, reason: str, text: str) -> Quarantined:
+    if len(text) > SAMPLE:
+        reason, text = f"{reason} (the row has {len(text):,} characters)", text[:_SHOWN]
+    return Quarantined(origin, reason, text)
+
+
+class _Broken(Exception):
+    """Why JSON cannot be read further."""
+
+
+class _Cursor:
+    """A place in JSON that comes in chunks; what was read is let go."""
+
+    def __init__(self, chunks: Iterator[bytes]) -> None:
+        self._chunks = codecs.iterdecode(chunks, "utf-8", _DAMAGED)
+        self._decoder = json.JSONDecoder()
+        self._text, self._at = "", 0
+        self._line, self._counted = 1, 0
+
+    @property
+    def line(self) -> int:
+        """The line of the place, from 1."""
+        self._line += self._text.count("\n", self._counted, self._at)
+        self._counted = self._at
+        return self._line
+
+    def peek(self) -> str:
+        """The next character that is no space or comma; empty at the end."""
+        while True:
+            while self._at < len(self._text) and self._text[self._at] in " \t\r\n,:":
+                self._at += 1
+            if self._at < len(self._text) or not self._more():
+                return self._text[self._at : self._at + 1]
+
+    def skip(self) -> None:
+        """Go behind one character."""
+        self._at += 1
+
+    def value(self) -> tuple[Any, str]:
+        """The value that begins here, and its text. Raises `_Broken`."""
+        while True:
+            try:
+                value, end = self._decoder.raw_decode(self._text, self._at)
+                # A number at the end of what is held may go on behind it.
+                if end < len(self._text) or self._text[end - 1] in '"]}' or not self._more():
+                    text, self._at = self._text[self._at : end], end
+                    return value, text
+            except (ValueError, RecursionError) as error:
+                if not self._may_go_on(error) or not self._more():
+                    raise _Broken(str(error).partition(":")[0]) from None
+            if len(self._text) - self._at > LONGEST + CHUNK:
+                raise _Broken(f"a row has more than {LONGEST:,} characters")
+
+    def rest(self) -> tuple[str, int]:
+        """The beginning of all that follows, and how many characters that is."""
+        text = self._text[self._at : self._at + _SHOWN]
+        size = len(self._text) - self._at + sum(map(len, self._chunks))
+        self._text, self._at = "", 0
+        return text, size
+
+    def _may_go_on(self, error: Exception) -> bool:
+        """Whether the text merely ended too early: an open string, or an error in its last few characters."""
+        if not isinstance(error, json.JSONDecodeError):
+            return False
+        return error.msg.startswith("Unterminated") or error.pos >= len(self._text) - 16
+
+    def _more(self) -> bool:
+        """Read on, as much again as is held, so that a long row is not parsed too often. False at the end."""
+        kept = len(self._text) - self._at
+        pieces, size = [], 0
+        while size <= min(kept, LONGEST) and (chunk := next(self._chunks, "")):
+            pieces.append(chunk)
+            size += len(chunk)
+        if pieces:
+            self._line, self._text = self.line, "".join([self._text[self._at :], *pieces])
+            self._at = self._counted = 0
+        return bool(pieces)
+
+
+def _values(chunks: Iterator[bytes], name: str, form: Form) -> Iterator[Example | Quarantined]:
+    """The rows of JSON that is not one row a line; what follows a break in it is one quarantined row."""
+    cursor = _Cursor(chunks)
+    try:
+        while first := cursor.peek():
+            if first == "[":
+                yield from _elements(cursor, name, form)
+            elif first == "{":
+                yield from _object(cursor, name, form)
+            else:
+                yield _element(cursor, name, form)
+    except _Broken as error:
+        line = cursor.line
+        text, size = cursor.rest()
+        huge = f", {size:,} characters," if size > _SHOWN else ""
+        reason = f"broken JSON ({error}); the rest of the file{huge} cannot be read"
+        yield Quarantined(Origin(name, line), reason, text)
+
+
+def _elements(cursor: _Cursor, name: str, form: Form) -> Iterator[Example | Quarantined]:
+    cursor.skip()
+    while (first := cursor.peek()) != "]":
+        if not first:
+            yield Quarantined(Origin(name, cursor.line), "the array is cut short: its ] is missing")
+            return
+        yield _element(cursor, name, form)
+    cursor.skip()
+
+
+def _element(cursor: _Cursor, name: str, form: Form) -> Example | Quarantined:
+    origin = Origin(name, cursor.line)
+    value, text = cursor.value()
+    try:
+        _check_characters(text.encode("utf-8", _DAMAGED))
+        return form(_whole(value, text), origin)
+    except Unreadable as reason:
+        return _quarantined(origin, str(reason), text.encode("utf-8", "replace").decode())
+
+
+def _whole(value: Any, text: str) -> Any:
+    """The value, unless an escape in its text makes half a character."""
+    return _parse(text) if "\\ud" in text or "\\uD" in text else value
+
+
+def _object(cursor: _Cursor, name: str, form: Form) -> Iterator[Example | Quarantined]:
+    """An object is one row, unless it holds a list of them."""
+    origin, members, listed = Origin(name, cursor.line), {}, False
+    cursor.skip()
+    while (first := cursor.peek()) != "}":
+        if first != '"':
+            raise _Broken("an object is cut short" if not first else "a key must stand in quotation marks")
+        key, _ = cursor.value()
+        if cursor.peek() == "[" and key in LISTS:
+            listed = True
+            yield from _elements(cursor, name, form)
+        else:
+            members[key], _ = cursor.value()
+    cursor.skip()
+    if listed:
+        return
+    try:
+        text = json.dumps(members, ensure_ascii=False)
+    except (ValueError, RecursionError) as error:
+        raise _Broken(str(error)) from None
+    try:
+        yield form(_parse(text), origin)
+    except Unreadable as reason:
+        yield _quarantined(origin, str(reason), text.encode("utf-8", "replace").decode())

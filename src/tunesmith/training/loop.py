@@ -5,11 +5,11 @@ from __future__ import annotations
 import math
 import time
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
-from tunesmith.dataset.tokens import Sequence
+from tunesmith.dataset.store import Tokens
 from tunesmith.engines.base import Batch, Engine, StepSettings, iterate_by_length
 from tunesmith.errors import TrainingError
 from tunesmith.progress import Progress
@@ -26,8 +26,8 @@ SMOOTH = 0.95
 class Rows:
     """What is trained on, and what the best checkpoint is chosen with."""
 
-    train: list[Sequence]
-    valid: list[Sequence]
+    train: Tokens
+    valid: Tokens
 
 
 class Loop:
@@ -37,7 +37,7 @@ class Loop:
                  config: dict[str, Any], stop: Callable[[], bool] = lambda: False) -> None:  # fmt: skip
         self.engine, self.rows, self.settings = engine, rows, settings
         self.checkpoints, self.config, self.stop = checkpoints, config, stop
-        self.order = Order([len(s.ids) for s in rows.train], settings.batch, settings.seed)
+        self.order = Order(rows.train.lengths, settings.batch, settings.seed)
         self.steps = settings.steps or settings.epochs * self.order.steps_per_epoch
         self.every = settings.validate_every or max(1, math.ceil(self.steps / 10))
         self.state = State()
@@ -51,7 +51,7 @@ class Loop:
         """
         self._resume()
         yield self._progress("start", message=self._greeting())
-        if self.state.step == 0 and self.rows.valid:
+        if self.state.step == 0 and len(self.rows.valid):
             yield self._progress("validation", loss=self._validate())
         pace, saved = _Pace(self.steps), time.monotonic()
         while self.state.step < self.steps and not self._exhausted():
@@ -85,9 +85,9 @@ class Loop:
     def _step(self, pace: _Pace) -> Progress:
         s, step = self.settings, self.state.step + 1
         rate = learning_rate(step, self.steps, s.learning_rate, s.warmup, s.schedule)
-        rows = [self.rows.train[i] for i in self.order.rows(step)]
+        rows = self.order.rows(step)
         micro = s.micro_batch or len(rows)
-        batches = [make_batch(rows[i : i + micro]) for i in range(0, len(rows), micro)]
+        batches = [make_batch(self.rows.train, rows[i : i + micro]) for i in range(0, len(rows), micro)]
         began = time.monotonic()
         result = self.engine.step(batches, StepSettings(step, rate, s.weight_decay, s.clip or None, s.seed))
         tokens = sum(b.tokens for b in batches)
@@ -125,7 +125,7 @@ class Loop:
 
     def _milestone(self) -> Iterator[Progress]:
         state = self.state
-        if self.rows.valid:
+        if len(self.rows.valid):
             loss = self._validate()
             state.losses[state.step] = loss
             better = state.best_loss is None or loss < state.best_loss
@@ -179,16 +179,16 @@ class _Pace:
         return steps * (step + self._pauses / self._taken)
 
 
-def make_batch(rows: list[Sequence]) -> Batch:
-    """Rows padded to one length."""
-    return Batch.of([(row.ids, row.learn) for row in rows])
+def make_batch(tokens: Tokens, rows: Iterable[int]) -> Batch:
+    """These rows padded to one length."""
+    return Batch.of([tokens[row] for row in rows])
 
 
-def mean_loss(engine: Engine, rows: list[Sequence], batch: int, *, adapter: bool = True) -> float:
+def mean_loss(engine: Engine, rows: Tokens, batch: int, *, adapter: bool = True) -> float:
     """Negative log-likelihood per learned token, in nats."""
     total, tokens = 0.0, 0
-    for part in iterate_by_length([len(row.ids) for row in rows], batch):
-        losses, counts = engine.losses(make_batch([rows[i] for i in part]), adapter=adapter)
+    for part in iterate_by_length(rows.lengths, batch):
+        losses, counts = engine.losses(make_batch(rows, part), adapter=adapter)
         total += float(losses.sum())
         tokens += int(counts.sum())
     return total / tokens

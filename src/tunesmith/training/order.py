@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 
 import numpy as np
 
@@ -11,7 +10,7 @@ WINDOW = 64
 """Batches that are sorted by length together: enough to pad little, few enough to stay random."""
 
 
-def epoch_batches(lengths: Sequence[int], batch: int, seed: int, epoch: int) -> list[list[int]]:
+def epoch_batches(lengths: np.ndarray, batch: int, seed: int, epoch: int) -> list[list[int]]:
     """Indices of the rows of every batch of one epoch; each row once, the last partial batch included.
 
     Rows are shuffled, sorted by length inside a window of `WINDOW` batches, and the batches are
@@ -29,7 +28,7 @@ def epoch_batches(lengths: Sequence[int], batch: int, seed: int, epoch: int) -> 
 class Order:
     """Rows by optimizer step, over all epochs."""
 
-    def __init__(self, lengths: Sequence[int], batch: int, seed: int) -> None:
+    def __init__(self, lengths: np.ndarray, batch: int, seed: int) -> None:
         self._lengths, self._batch, self._seed = lengths, batch, seed
         self.steps_per_epoch = math.ceil(len(lengths) / batch)
         self._epoch, self._batches = -1, list[list[int]]()

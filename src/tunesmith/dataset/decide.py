@@ -1,0 +1,104 @@
+"""Which rows stay, and where: decided over the keys of all rows at once."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from tunesmith.dataset.split import PARTS
+from tunesmith.settings import CleanSettings
+
+KEEP, DUPLICATE, NEAR, CONFLICT, BAD, REFUSED = range(6)
+"""What became of a row. `REFUSED` by the template or for want of room: in quarantine; the others but `KEEP`
+are in removed.jsonl, with these reasons."""
+
+REASONS = {
+    DUPLICATE: "repeats another row exactly",
+    NEAR: "is almost another row",
+    CONFLICT: "its question has other answers too",
+    BAD: "marked as an answer not to give",
+}
+
+
+@dataclass
+class Decisions:
+    """fate int8 [rows]: `KEEP` or why not; part int8 [rows]: index into `PARTS`; twin int64 [rows]: the
+    row that a removed one repeats, or -1. The lists are what the report shows."""
+
+    fate: np.ndarray
+    part: np.ndarray
+    twin: np.ndarray
+    conflicts: list[np.ndarray] = field(default_factory=list)
+    """Rows of each question that has several answers, the most first."""
+    leaks: list[tuple[int, int]] = field(default_factory=list)
+    """(measured, trained) rows that ask the same on two sides."""
+
+    @property
+    def kept(self) -> np.ndarray:
+        """Indices of the rows that stay."""
+        return np.flatnonzero(self.fate == KEEP)
+
+
+def decide(keys: np.ndarray, part: np.ndarray, clean: CleanSettings) -> Decisions:
+    """Exact duplicates, conflicting answers, leaks; near-duplicates are found later, over what stays."""
+    made = Decisions(np.zeros(len(keys), np.int8), part, np.full(len(keys), -1, np.int64))
+    made.fate[keys["bad"]] = BAD
+    if clean.duplicates == "drop":
+        for rows in _alike(keys["content"], first_measured(made)):
+            made.fate[rows[1:]], made.twin[rows[1:]] = DUPLICATE, rows[0]
+    _find_conflicts(made, keys, clean)
+    _find_leaks(made, keys)
+    return made
+
+
+def first_measured(made: Decisions) -> np.ndarray:
+    """The rows that stay: test before valid before train, each in order. Of rows that repeat each other
+    the first is kept: what is measured stays as it is, and is not trained on."""
+    kept = made.kept
+    return kept[np.argsort(-made.part[kept], kind="stable")]
+
+
+def _alike(key: np.ndarray, rows: np.ndarray) -> Iterator[np.ndarray]:
+    """The rows of every key that several have, in the order given."""
+    order = rows[np.argsort(key[rows], kind="stable")]
+    starts = np.flatnonzero(np.diff(key[order], prepend=key[order[:1]] + np.uint64(1)))
+    sizes = np.diff(starts, append=len(order))
+    for i in np.flatnonzero(sizes > 1):
+        yield order[starts[i] : starts[i] + sizes[i]]
+
+
+def _find_conflicts(made: Decisions, keys: np.ndarray, clean: CleanSettings) -> None:
+    # The same question about two documents or tables is not the same question.
+    rows = first_measured(made)
+    for group in _alike(keys["question"], rows[~keys["own"][rows] & ~keys["preference"][rows]]):
+        if len(np.unique(keys["answer"][group])) == 1:
+            continue
+        made.conflicts.append(group)
+        removed = {"keep": group[:0], "first": group[1:], "drop": group}[clean.conflicts]
+        made.fate[removed] = CONFLICT
+        if clean.conflicts == "first":
+            made.twin[removed] = group[0]
+    made.conflicts.sort(key=len, reverse=True)
+
+
+def _find_leaks(made: Decisions, keys: np.ndarray) -> None:
+    kept = made.kept
+    for key in ("group", "content"):
+        for group in _alike(keys[key], kept):
+            trained, measured = group[made.part[group] == 0], group[made.part[group] != 0]
+            if len(trained) and len(measured):
+                made.leaks += [(int(row), int(trained[0])) for row in measured]
+    made.leaks = sorted(set(made.leaks))
+
+
+def drop_near(made: Decisions, pairs: list[tuple[int, int, float]]) -> None:
+    """Take out the second row of each pair (kept, duplicate, similarity)."""
+    for first, second, _ in pairs:
+        made.fate[second], made.twin[second] = NEAR, first
+
+
+def counts(made: Decisions) -> dict[str, int]:
+    """Rows that stay, by part."""
+    return {name: int((made.part[made.kept] == i).sum()) for i, name in enumerate(PARTS)}

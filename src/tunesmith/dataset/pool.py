@@ -1,0 +1,69 @@
+"""All cores for work on rows: processes, because tokenizing and parsing hold Python's lock."""
+
+from __future__ import annotations
+
+import os
+import signal
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Future, ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
+from contextlib import AbstractContextManager
+from itertools import islice
+from multiprocessing import get_context
+from typing import TypeVar
+
+from tunesmith.errors import OutOfMemory
+
+Task = TypeVar("Task")
+Result = TypeVar("Result")
+
+WORTH = 8
+"""So many tasks of about a megabyte must come before processes are started, which takes half a second."""
+
+
+class Pool(AbstractContextManager["Pool"]):
+    """Maps functions over tasks; what is small is done right here."""
+
+    def __init__(self, workers: int | None = None) -> None:
+        self._workers = workers or os.cpu_count() or 1
+        self._executor: ProcessPoolExecutor | None = None
+
+    def map(self, do: Callable[[Task], Result], tasks: Iterable[Task]) -> Iterator[Result]:
+        """``do`` of every task, results in order; few tasks are under way at a time, so memory is bounded.
+
+        Raises what ``do`` raises, and `OutOfMemory` when a process was killed.
+        """
+        tasks = iter(tasks)
+        if self._executor is None:
+            yield from map(do, islice(tasks, WORTH))
+        waiting: deque[Future[Result]] = deque()
+        try:
+            for task in tasks:
+                waiting.append(self._started().submit(do, task))
+                if len(waiting) > 2 * self._workers:
+                    yield waiting.popleft().result()
+            while waiting:
+                yield waiting.popleft().result()
+        except BrokenProcessPool:
+            raise OutOfMemory(
+                "a process that reads rows was killed, most likely for want of memory; "
+                "close other programs, or run it again with fewer sources"
+            ) from None
+        finally:
+            for future in waiting:
+                future.cancel()
+
+    def _started(self) -> ProcessPoolExecutor:
+        if self._executor is None:
+            # Not forked: threads of the tokenizer and of torch do not survive that.
+            self._executor = ProcessPoolExecutor(self._workers, get_context("spawn"), _quiet)
+        return self._executor
+
+    def __exit__(self, *_: object) -> None:
+        if self._executor is not None:
+            self._executor.shutdown(cancel_futures=True)
+
+
+def _quiet() -> None:
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's to handle

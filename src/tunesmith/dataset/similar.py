@@ -1,0 +1,219 @@
+"""Near-duplicates among millions of rows: MinHash signatures on disk, banded, then verified exactly.
+
+Broder 1997, "On the resemblance and containment of documents"; banding as in Leskovec, Rajaraman and
+Ullman, "Mining of Massive Datasets", chapter 3.
+"""
+
+from __future__ import annotations
+
+import re
+import unicodedata
+from collections.abc import Callable, Iterator
+from functools import lru_cache
+from itertools import groupby
+from operator import itemgetter
+from pathlib import Path
+
+import numpy as np
+
+from tunesmith.files import storage_errors
+
+PERMUTATIONS = 64
+"""Values in a signature: 256 bytes a row, an estimate within 0.045 (sigma, at 0.85), enough for 12 bands of 5."""
+PIECE = 5
+"""Characters in a piece."""
+FIRST = 8
+"""A row is compared with that many first rows of its bucket, so work grows with n, not with n squared."""
+BLOCK = 2048
+"""Pieces hashed at once; a long text is hashed in blocks, all of it, with half a megabyte of memory."""
+_SLICE = 1 << 15
+"""Signatures read or compared at once (8 MB)."""
+
+# What separates words and sentences. Operators and signs stay: "3 + 4" is not "3 - 4", and C# is not C.
+_BETWEEN = re.compile(
+    r"""[\s,.;:!?"'`()\[\]{}，．；：！？＂＇（）［］｛｝｡､｢｣、。〈〉《》「」『』【】〔〕〖〗“”‘’—–…·•～〜]+"""
+)
+
+
+def normal(text: str) -> str:
+    """The text as it is compared: NFKC, no case, one space for each run of spaces and punctuation."""
+    words = _BETWEEN.sub(" ", text)  # full-width punctuation too: most Chinese text is NFKC once that is gone
+    if not unicodedata.is_normalized("NFKC", words):
+        words = _BETWEEN.sub(" ", unicodedata.normalize("NFKC", words))
+    return words.strip().casefold() or text
+
+
+def signature(text: str) -> np.ndarray:
+    """MinHash of the text's pieces: uint32 [PERMUTATIONS], the same on every machine."""
+    hashes = _hashes(normal(text))
+    lowest = np.full(PERMUTATIONS, 0xFFFFFFFF, np.uint32)
+    for start in range(0, len(hashes), BLOCK):
+        mixed = np.multiply.outer(_FACTORS, hashes[start : start + BLOCK])
+        mixed += _OFFSETS[:, None]
+        np.minimum(lowest, mixed.min(axis=1), out=lowest)
+    return lowest
+
+
+def jaccard(a: str, b: str) -> float:
+    """Pieces that both texts have / pieces that either has; 1.0 for texts that are equal as compared."""
+    return _overlap(_pieces(normal(a)), _pieces(normal(b)))
+
+
+class Signatures:
+    """Signatures in a file of ``folder``, in the order in which they were added; goes on with what is there."""
+
+    def __init__(self, folder: Path) -> None:
+        self.path = folder / "signatures.u32"
+        with storage_errors(self.path):
+            folder.mkdir(parents=True, exist_ok=True)
+            self.path.touch()
+
+    def __len__(self) -> int:
+        return self.path.stat().st_size // (4 * PERMUTATIONS)
+
+    def add(self, rows: np.ndarray) -> None:
+        """Append signatures [n, PERMUTATIONS] (or one). Raises `StorageError` when the disk is full."""
+        rows = rows.reshape(-1, PERMUTATIONS)
+        with storage_errors(self.path), self.path.open("r+b") as file:
+            file.seek(len(self) * 4 * PERMUTATIONS)  # over a row that was torn by a crash
+            file.write(rows.astype("<u4").tobytes())
+
+    def pairs(self, similarity: float) -> Iterator[tuple[int, int, float]]:
+        """Rows that may be at least so similar: (earlier, later, estimated Jaccard), each pair once.
+
+        A pair exactly at ``similarity`` is found with a chance of 99.5 % (less in a bucket of very many rows that
+        are not alike, of which only the first are looked at); some pairs are less similar and must be verified.
+        """
+        if len(self) < 2:
+            return
+        rows = np.memmap(self.path, "<u4", "r", shape=(len(self), PERMUTATIONS))
+        least = similarity - 3 * (similarity * (1 - similarity) / PERMUTATIONS) ** 0.5
+        kept = np.arange(len(rows))
+        # Equal rows meet their first one, and only that one is looked at further.
+        for firsts, others in _bucket_pairs(rows, kept, slice(0, PERMUTATIONS), 1):
+            yield from zip(firsts.tolist(), others.tolist(), _estimates(rows, firsts, others).tolist(), strict=True)
+            kept = np.setdiff1d(kept, others, assume_unique=True)
+        size = band_size(similarity)
+        found = np.empty(0, np.uint64)
+        for start in range(0, PERMUTATIONS - size + 1, size):
+            fresh = [found]
+            for firsts, others in _bucket_pairs(rows, kept, slice(start, start + size), FIRST):
+                keys = firsts.astype(np.uint64) << np.uint64(32) | others.astype(np.uint64)
+                new = ~np.isin(keys, found)
+                keys, firsts, others = keys[new], firsts[new], others[new]
+                estimates = _estimates(rows, firsts, others)
+                near = estimates >= least
+                fresh.append(keys[near])
+                yield from zip(firsts[near].tolist(), others[near].tolist(), estimates[near].tolist(), strict=True)
+            found = np.concatenate(fresh)
+
+
+def band_size(similarity: float) -> int:
+    """Most values in a band with which a pair just so similar still meets in one of the bands, in 99.5 % of cases."""
+    for size in range(PERMUTATIONS, 1, -1):
+        if 1 - (1 - similarity**size) ** (PERMUTATIONS // size) >= 0.995:
+            return size
+    return 1
+
+
+def near_duplicates(
+    texts: Callable[[int], str], signatures: Signatures, similarity: float
+) -> list[tuple[int, int, float]]:
+    """Which rows repeat an earlier one: (kept, duplicate, exact Jaccard), by duplicate; ``texts`` gives a row's text.
+
+    Clusters are stars: a row belongs to the earliest kept row that it is verified to be so similar to. In a chain
+    a ~ b ~ c, c goes with b to a if c is similar to a itself, else c is kept; so no row is lost to one unlike it.
+    """
+    kind = np.dtype([("earlier", np.uint32), ("later", np.uint32), ("estimate", np.float32)])
+    pairs = np.fromiter(signatures.pairs(similarity), kind)
+    order = np.lexsort((pairs["earlier"], pairs["later"]))
+    by_later: Iterator[tuple[int, int]] = zip(
+        pairs["later"][order].tolist(), pairs["earlier"][order].tolist(), strict=True
+    )
+    pieces = lru_cache(maxsize=256)(lambda row: _pieces(normal(texts(row))))
+    kept_for: dict[int, int] = {}
+    duplicates: list[tuple[int, int, float]] = []
+    for later, group in groupby(by_later, key=itemgetter(0)):
+        for kept in sorted({kept_for.get(earlier, earlier) for _, earlier in group}):
+            exact = _overlap(pieces(kept), pieces(later))
+            if exact >= similarity:
+                kept_for[later] = kept
+                duplicates.append((kept, later, exact))
+                break
+    return duplicates
+
+
+def _pieces(text: str) -> set[str]:
+    return {text[i : i + PIECE] for i in range(max(1, len(text) - PIECE + 1))}
+
+
+def _overlap(a: set[str], b: set[str]) -> float:
+    both = len(a & b)
+    return both / (len(a) + len(b) - both)
+
+
+def _hashes(text: str) -> np.ndarray:
+    """A hash of each piece, uint32: a polynomial of its characters modulo 2**64, mixed, its upper half."""
+    codes = np.frombuffer(text.encode("utf-32-le", "surrogatepass"), "<u4").astype(np.uint64)
+    if len(codes) < PIECE:
+        codes = np.pad(codes, (0, PIECE - len(codes)))
+    count = len(codes) - PIECE + 1
+    hashes = codes[:count].copy()
+    for i in range(1, PIECE):
+        hashes *= _BASE
+        hashes += codes[i : i + count]
+    hashes ^= hashes >> np.uint64(32)
+    hashes *= _BASE
+    return (hashes >> np.uint64(32)).astype(np.uint32)
+
+
+def _bucket_pairs(
+    rows: np.ndarray, kept: np.ndarray, band: slice, first: int
+) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    """Rows among ``kept`` that share a band, as (earlier rows, later rows), one of the bucket's ``first`` at a time."""
+    hashes = _band_hashes(rows, band)[kept]
+    order = np.argsort(hashes, kind="stable")
+    hashes = hashes[order]
+    places = np.arange(len(order))
+    begins = np.maximum.accumulate(np.where(np.diff(hashes, prepend=~hashes[:1]) != 0, places, 0))
+    behind = places - begins
+    for i in range(first):
+        members = np.flatnonzero(behind > i)
+        yield kept[order[begins[members] + i]], kept[order[members]]
+
+
+def _band_hashes(rows: np.ndarray, band: slice) -> np.ndarray:
+    """One uint64 a row, read in slices so that only these stay in memory."""
+    hashes = np.zeros(len(rows), np.uint64)
+    for start in range(0, len(rows), _SLICE):
+        part = hashes[start : start + _SLICE]
+        for column in rows[start : start + _SLICE, band].T:
+            part ^= part >> np.uint64(29)
+            part *= _BASE
+            part += column
+    return hashes
+
+
+def _estimates(rows: np.ndarray, firsts: np.ndarray, others: np.ndarray) -> np.ndarray:
+    """Share of equal values in each pair of signatures: an unbiased estimate of its Jaccard similarity."""
+    parts = [np.empty(0)]
+    for start in range(0, len(firsts), _SLICE):
+        part = slice(start, start + _SLICE)
+        parts.append((rows[firsts[part]] == rows[others[part]]).mean(axis=1))
+    return np.concatenate(parts)
+
+
+def _constants(count: int) -> np.ndarray:
+    """Fixed well-mixed numbers (splitmix64), the same wherever this runs: uint32 [count]."""
+    made, state = [], 0
+    for _ in range(count):
+        state = (state + 0x9E3779B97F4A7C15) % 2**64
+        mixed = (state ^ state >> 30) * 0xBF58476D1CE4E5B9 % 2**64
+        mixed = (mixed ^ mixed >> 27) * 0x94D049BB133111EB % 2**64
+        made.append(mixed >> 32)
+    return np.array(made, np.uint32)
+
+
+_BASE = np.uint64(0x9E3779B97F4A7C15)
+_FACTORS = _constants(PERMUTATIONS) | np.uint32(1)  # odd: a permutation of the 32-bit numbers
+_OFFSETS = _constants(2 * PERMUTATIONS)[PERMUTATIONS:]

@@ -1,0 +1,262 @@
+"""Files of prose, whatever their format, each read into a `Document` in Markdown or put into quarantine."""
+
+from __future__ import annotations
+
+import io
+import logging
+import re
+import warnings
+import zipfile
+import zlib
+from pathlib import Path
+from typing import Any
+
+from tunesmith.sources.document import Document
+from tunesmith.sources.example import Origin
+from tunesmith.sources.quarantine import Quarantined
+from tunesmith.sources.text import Unreadable, decode, encoding_of, source_errors
+
+PLAIN = frozenset({".md", ".markdown", ".txt", ".text", ".rst", ".adoc", ".org", ".tex"})
+CONVERTED = frozenset({".pdf", ".docx", ".pptx", ".html", ".htm", ".epub"})
+DOCUMENTS = PLAIN | CONVERTED
+"""The suffixes that are read when a folder is; a file named by itself may have any other, and is plain text then."""
+
+MB = 1 << 20
+LARGEST = 256 * MB
+LARGEST_HTML = 32 * MB
+"""Its tree takes some fifty times as much memory."""
+UNPACKED = 512 * MB
+RATIO, RATIO_FROM = 200, 10 * MB
+ENTRIES, DIRECTORY = 10_000, 4 * MB
+
+_OFFICE = {".docx": "word/", ".pptx": "ppt/", ".xlsx": "xl/", ".epub": "META-INF/container.xml"}
+_BINARY = (
+    (b"%PDF-", "a PDF"), (b"PK\x03\x04", "a zip archive, as .docx and .xlsx are"), (b"\x1f\x8b", "packed with gzip"),
+    (b"\xd0\xcf\x11\xe0", "a file of an old Office"), (b"SQLite format 3\0", "an SQLite database"),
+    (b"PAR1", "a Parquet file"), (b"\x89PNG", "an image"), (b"\xff\xd8\xff", "an image"), (b"GIF8", "an image"),
+)  # fmt: skip
+
+
+def read_document(path: Path, name: str, title: str | None = None) -> Document | Quarantined:
+    """The file as Markdown; its title is the one given, else the one it has, else the stem of its name.
+
+    Nothing is fetched from the network. Raises `SourceError` when the file cannot be opened.
+    """
+    suffix = path.suffix.lower()
+    try:
+        data = read_bytes(path)
+        if suffix in CONVERTED:
+            text, own = _converted(path, data)
+        else:
+            refuse_binary(data, "plain text")
+            text, own = decode(data), None
+        matter, text = _front_matter(_tidy(text))
+        if not text:
+            raise Unreadable(
+                "no text in it; a scan needs OCR first"
+                if suffix == ".pdf"
+                else "no text in it; fill it or leave it out"
+            )
+    except Unreadable as reason:
+        return Quarantined(Origin(name), str(reason))
+    heading = None if suffix == ".pdf" else first_heading(text)
+    return Document(text, title or matter or _one_line(own) or heading or Path(name).stem, Origin(name))
+
+
+def check_zip(path: Path, suffix: str) -> None:
+    """Looks only at the directory of a zip. Raises `Unreadable` when it is none, would unpack into too
+    much, or does not hold what its suffix says; `SourceError` when the file cannot be opened."""
+    with source_errors(path), _Directory(path) as file:
+        head, packed = file.read(64), path.stat().st_size
+        _refuse_other_than_zip(head, suffix)
+        try:
+            with zipfile.ZipFile(file) as archive:  # type: ignore[arg-type]
+                entries = archive.infolist()
+        except _TooLong:
+            raise Unreadable(f"a zip of more than {ENTRIES:,} files; leave it out") from None
+        except Exception:
+            raise Unreadable(f"a broken {suffix} file; copy it again, or save it again") from None
+    if len(entries) > ENTRIES:
+        raise Unreadable(f"a zip of {len(entries):,} files, more than the {ENTRIES:,} that are read; leave it out")
+    size = sum(entry.file_size for entry in entries)
+    if size > UNPACKED or (size > RATIO_FROM and size > RATIO * packed):
+        raise Unreadable(f"{packed:,} bytes that unpack into {size // MB:,} MB; leave it out, or save it again")
+    if any(entry.flag_bits & 1 for entry in entries):
+        raise Unreadable("protected by a password; save it without one")
+    names = [entry.filename for entry in entries]
+    if not any(name.startswith(_OFFICE[suffix]) for name in names):
+        other = next((s for s, part in _OFFICE.items() if any(name.startswith(part) for name in names)), "another zip")
+        raise Unreadable(f"not a {suffix} file but {other}; give it the right suffix or leave it out")
+
+
+def refuse_pointer(head: bytes) -> None:
+    """Raises `Unreadable` for a Git LFS pointer, whatever the file should hold."""
+    if head.startswith(b"version https://git-lfs"):
+        encoding_of(head)  # which knows what to say about it
+
+
+def refuse_binary(head: bytes, what: str) -> None:
+    """Raises `Unreadable` for a file that begins as a well-known binary format does."""
+    for magic, kind in _BINARY:
+        if head.startswith(magic):
+            raise Unreadable(f"not {what} but {kind}; give it the right suffix or leave it out")
+
+
+def first_heading(text: str) -> str | None:
+    """The first ATX or Setext heading of a Markdown text that is not inside a code fence."""
+    fence, before = "", ""
+    lines = text.split("\n")
+    for line, below in zip(lines, [*lines[1:], ""], strict=True):
+        if mark := re.match(r" {0,3}(`{3,}|~{3,})", line):
+            if not fence:
+                fence = mark[1]
+            elif mark[1].startswith(fence) and not line.strip(" `~"):
+                fence = ""
+        elif not fence:
+            found = _atx(line) or _setext(before, line, below)
+            if found:
+                return found
+        before = line
+    return None
+
+
+def _atx(line: str) -> str | None:
+    mark = re.match(r" {0,3}#{1,6}[ \t]+(.*)", line)
+    return _plain(re.sub(r"[ \t]#+[ \t]*$", "", mark[1])) if mark else None
+
+
+def _setext(before: str, line: str, below: str) -> str | None:
+    """Only a line that stands alone: a rule below a paragraph is meant as a rule."""
+    alone = not before.strip(" =-~*#`")
+    if alone and re.fullmatch(r" {0,3}(=+|-{2,})[ \t]*", below) and re.match(r" {0,3}\w|[《「“\"(\[]", line):
+        return _plain(line)
+    return None
+
+
+def _plain(heading: str) -> str | None:
+    """A heading's words, without links, emphasis and tags."""
+    heading = re.sub(r"!?\[([^\[\]]*)\]\([^()]*\)", r"\1", heading[:1000])
+    heading = re.sub(r"<[^<>]*>|\*\*|__|`", "", heading)
+    return _one_line(heading)
+
+
+def _one_line(text: str | None) -> str | None:
+    return " ".join(text.split()) or None if text else None
+
+
+def _tidy(text: str) -> str:
+    """One kind of newline; no NUL, no mark, and nothing that UTF-8 cannot say."""
+    text = text.replace("\r\n", "\n").replace("\r", "\n").replace("\f", "\n").replace("\0", "")
+    text = text.removeprefix("\ufeff").encode("utf-8", "replace").decode()
+    return text.strip("\n").rstrip() if text.strip() else ""
+
+
+_MATTER = re.compile(r"---[ \t]*\n(.*?)(?<=\n)(?:---|\.\.\.)[ \t]*(?:\n|\Z)", re.DOTALL)
+
+
+def _front_matter(text: str) -> tuple[str | None, str]:
+    """The title in YAML front matter, and the text without it. Text between two rules is no front matter."""
+    found = _MATTER.match(text)
+    if not found or len(found[1]) > 1 << 16:
+        return None, text
+    lines = found[1].rstrip("\n").split("\n")
+    if not all(re.match(r"\s|$|#|- |[^\s:]+\s*:(\s|$)", line) for line in lines):
+        return None, text
+    title = None
+    for line in lines:
+        if (given := re.match(r"title\s*:\s+(.*)", line, re.IGNORECASE)) and given[1].strip() not in ("", ">", "|"):
+            value = given[1].strip()
+            quoted = re.fullmatch(r"(['\"])(.*)\1", value)
+            title = title or _one_line(quoted[2].replace(quoted[1] * 2, quoted[1]) if quoted else value)
+    return title, _tidy(text[found.end() :])
+
+
+def read_bytes(path: Path) -> bytes:
+    """A whole file. Raises `Unreadable` when it is empty, too large or a pointer to what it should be;
+    `SourceError` when it cannot be opened."""
+    with source_errors(path), path.open("rb") as file:
+        size = path.stat().st_size
+        if size > LARGEST:
+            raise Unreadable(f"{size // MB:,} MB, more than the {LARGEST // MB} that are read; divide the file")
+        data = file.read(LARGEST)
+    if not data.strip(b"\0 \t\r\n"):
+        raise Unreadable("the file is empty; fill it or leave it out")
+    refuse_pointer(data[:64])
+    return data
+
+
+def _converted(path: Path, data: bytes) -> tuple[str, str | None]:
+    """(Markdown, the file's own title), by markitdown's converter for that suffix and no other: it guesses
+    nothing from the content, and loads neither plug-ins nor anything a document links to."""
+    suffix = path.suffix.lower()
+    if suffix in (".html", ".htm"):
+        refuse_binary(data, "HTML")
+        if len(data) > LARGEST_HTML:
+            raise Unreadable(f"more than {LARGEST_HTML // MB} MB of HTML; divide the file")
+        data = decode(data).replace("\0", "").encode("utf-8", "replace")
+    elif suffix == ".pdf":
+        _check_pdf(data)
+    else:
+        check_zip(path, suffix)
+    try:
+        text, title = _convert(data, suffix)
+    except RecursionError:
+        raise Unreadable(f"nested too deeply to be read; save it as {suffix} again in another program") from None
+    except Exception as error:
+        if "Password" in type(error).__name__ or "encrypt" in f"{type(error).__name__} {error}".lower():
+            raise Unreadable("protected by a password; save it without one") from None
+        raise Unreadable(f"not a {suffix} file that can be read ({type(error).__name__}); save it again") from None
+    text = re.sub(r"<!-- Slide number: \d+ -->|!\[[^\[\]]*\]\(data:[^()]*\)", "", text)
+    return re.sub(r"\n{3,}", "\n\n", text), title
+
+
+def _convert(data: bytes, suffix: str) -> tuple[str, str | None]:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        from markitdown import StreamInfo
+        from markitdown.converters import DocxConverter, EpubConverter, HtmlConverter, PdfConverter, PptxConverter
+
+        kinds: dict[str, Any] = {
+            ".pdf": PdfConverter, ".docx": DocxConverter, ".pptx": PptxConverter, ".epub": EpubConverter,
+        }  # fmt: skip
+        for logger in ("pdfminer", "pdfplumber"):  # they tell of every oddity of a PDF
+            logging.getLogger(logger).setLevel(logging.CRITICAL)
+        converter = kinds.get(suffix, HtmlConverter)()
+        result = converter.convert(io.BytesIO(data), StreamInfo(extension=suffix, charset="utf-8"))
+    return result.markdown, result.title
+
+
+def _check_pdf(data: bytes) -> None:
+    """A PDF's streams are unpacked whole by what reads them, so none may be a bomb."""
+    if b"%PDF-" not in data[:1024]:
+        raise Unreadable("not a .pdf file, whatever its name says; give it the right suffix or leave it out")
+    for begin in re.finditer(rb"stream\r?\n(?=[\x08-\x78])", data):
+        unpacker, at, size = zlib.decompressobj(), begin.end(), 0
+        try:
+            while not unpacker.eof and at < len(data) and size <= UNPACKED:
+                size += len(unpacker.decompress(unpacker.unconsumed_tail or data[at : at + MB], MB))
+                at += 0 if unpacker.unconsumed_tail else MB
+        except zlib.error:
+            continue  # another filter, or encrypted
+        if size > UNPACKED:
+            raise Unreadable(f"a part of it unpacks into more than {UNPACKED // MB} MB; leave the file out")
+
+
+def _refuse_other_than_zip(head: bytes, suffix: str) -> None:
+    if head.startswith(b"\xd0\xcf\x11\xe0"):
+        raise Unreadable(f"protected by a password, or of an old Office; save it as {suffix} without a password")
+    if not head.startswith((b"PK\x03\x04", b"PK\x05\x06")):
+        raise Unreadable(f"not a {suffix} file, whatever its name says; give it the right suffix or leave it out")
+
+
+class _TooLong(Exception):
+    """A zip's directory that is too long to be read."""
+
+
+class _Directory(io.FileIO):
+    """A zip file whose directory, which zipfile reads at once, cannot fill the memory."""
+
+    def read(self, size: int | None = -1, /) -> bytes:
+        if size is not None and size > DIRECTORY:
+            raise _TooLong
+        return super().read(-1 if size is None else size)

@@ -1,0 +1,113 @@
+"""Whatever the recipe names is read by the right reader, and settings that do not go together are refused."""
+
+from __future__ import annotations
+
+import json
+import sqlite3
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tunesmith.errors import RecipeError, SourceError
+from tunesmith.settings import SourceTable
+from tunesmith.sources.document import Document
+from tunesmith.sources.example import Example
+from tunesmith.sources.quarantine import Quarantined
+from tunesmith.sources.read import paths_of, read_source
+from tunesmith.sources.rows import Block, read_block
+
+ROW = {"question": "Wie viel?", "answer": "Zwei."}
+
+
+def read(folder: Path, path: str, **settings: Any) -> list[Any]:
+    found = []
+    for item in read_source(SourceTable(path=path, **settings), folder):
+        found += list(read_block(item)) if isinstance(item, Block) else [item]
+    return found
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    (tmp_path / "rows.jsonl").write_text(json.dumps(ROW) + "\n" + json.dumps(ROW | {"answer": "Drei."}))
+    (tmp_path / "rows.json").write_text(json.dumps([ROW]))
+    (tmp_path / "faq.csv").write_text("Frage,Antwort,question,answer\na,b,c,d\n")
+    (tmp_path / "note.md").write_text("# 标题\n\n正文")
+    with sqlite3.connect(tmp_path / "faq.sqlite") as db:
+        db.execute("CREATE TABLE faq (question, answer)")
+        db.execute("CREATE TABLE other (question, answer)")
+        db.execute("INSERT INTO faq VALUES ('a', 'b'), ('c', 'd')")
+    db.close()
+    (tmp_path / "index.md").write_text("[no](note.md)\n## Articles\n- [One](note.md)\n- [Two](gone.md) x\n")
+    return tmp_path
+
+
+def test_each_kind_of_file_is_recognised(folder):
+    assert [e.answer for e in read(folder, "rows.jsonl")] == ["Zwei.", "Drei."]
+    assert [e.answer for e in read(folder, "rows.json")] == ["Zwei."]
+    [document] = read(folder, "note.md")
+    assert isinstance(document, Document)
+    assert (document.title, str(document.origin)) == ("标题", "note.md")
+    assert [e.answer for e in read(folder, "faq.csv")] == ["d"]
+
+
+def test_a_folder_gives_everything_in_it_and_names_what_is_not_read(folder):
+    (folder / "photo.png").write_bytes(b"\x89PNG")
+    (folder / "faq.sqlite").unlink()
+    found = read(folder, ".")
+    assert {type(item) for item in found} == {Document, Example, Quarantined}
+    assert [str(i.origin) for i in found if isinstance(i, Quarantined)] == ["./photo.png"]
+
+
+def test_columns_table_query_and_limit_are_obeyed(folder):
+    [row] = read(folder, "faq.csv", columns={"question": "Frage", "answer": "Antwort"})
+    assert (row.prompt[0].content, row.answer) == ("a", "b")
+    assert len(read(folder, "faq.sqlite", table="faq")) == 2
+    query = "SELECT question, 'x' AS answer FROM faq"
+    assert [e.answer for e in read(folder, "faq.sqlite", query=query)] == ["x", "x"]
+    assert len(read(folder, "rows.jsonl", limit=1)) == 1
+
+
+def test_a_blog_index_is_read_behind_its_marker_and_filtered(folder):
+    index = {"kind": "blog-index", "marker": "## Articles"}
+    assert [type(i) for i in read(folder, "index.md", **index)] == [Document, Quarantined]
+    assert [i.title for i in read(folder, "index.md", **index, filter="NOTE.md")] == ["One"]
+
+
+def test_a_kind_that_is_named_wins_over_the_suffix(folder):
+    (folder / "rows.txt").write_text(json.dumps(ROW))
+    assert isinstance(read(folder, "rows.txt")[0], Document)
+    assert isinstance(read(folder, "rows.txt", kind="rows")[0], Example)
+    assert isinstance(read(folder, "rows.jsonl", kind="documents")[0], Document)
+
+
+@pytest.mark.parametrize(
+    ("settings", "says"),
+    [
+        ({"tables": "t.jsonl"}, "tables goes with"),
+        ({"kind": "wikisql"}, "needs tables"),
+        ({"marker": "#"}, "marker goes with"),
+        ({"filter": "x"}, "filter goes with"),
+        ({"query": "SELECT 1"}, "query goes with"),
+        ({"table": "x"}, "table goes with"),
+        ({"kind": "documents", "columns": {"question": "q"}}, "columns goes with"),
+    ],
+)
+def test_settings_that_do_not_go_together_are_refused(folder, settings, says):
+    with pytest.raises(RecipeError, match=says):
+        read(folder, "rows.jsonl", **settings)
+
+
+def test_what_is_named_must_be_there(folder):
+    with pytest.raises(SourceError, match=r"there is no file .*gone\.jsonl"):
+        read(folder, "gone.jsonl")
+    (folder / "empty").mkdir()
+    with pytest.raises(SourceError, match="holds no files"):
+        read(folder, "empty")
+
+
+def test_every_file_that_is_read_is_watched_for_changes(folder):
+    assert {p.name for p in paths_of(SourceTable(path="."), folder)} >= {"rows.jsonl", "note.md", "faq.csv"}
+    assert [p.name for p in paths_of(SourceTable(path="rows.jsonl"), folder)] == ["rows.jsonl"]
+    index = SourceTable(path="index.md", kind="blog-index")
+    assert {p.name for p in paths_of(index, folder)} >= {"index.md", "note.md"}
