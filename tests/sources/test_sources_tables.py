@@ -15,7 +15,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from tunesmith.errors import RecipeError, SourceError
-from tunesmith.sources import tables
+from tunesmith.sources import csv_file, parquet
 from tunesmith.sources.example import Example, Origin
 from tunesmith.sources.quarantine import Quarantined
 from tunesmith.sources.tables import TABLES, read_table
@@ -125,7 +125,7 @@ def test_a_quote_inside_a_quoted_cell_is_quarantined(tmp_path):
 
 
 def test_an_unclosed_quote_does_not_fill_the_memory(tmp_path, monkeypatch):
-    monkeypatch.setattr(tables, "LONGEST", 4096)
+    monkeypatch.setattr(csv_file, "LONGEST", 4096)
     rows = csv_rows(tmp_path, 'question,answer\n"a,b\n' + "c,d\n" * 3000 + "e," + "x" * 20_000 + "\nf,g\n")
     bad = reasons(rows)
     assert list(bad) == ["2", "3003"]
@@ -281,7 +281,7 @@ def test_a_workbook_that_is_a_zip_bomb_is_not_opened(tmp_path):
 
 
 def test_parquet_is_read_in_slices_with_its_own_types(tmp_path, monkeypatch):
-    monkeypatch.setattr(tables, "BATCH", 2)
+    monkeypatch.setattr(parquet, "BATCH", 2)
     turns = [{"role": "user", "content": "q"}, {"role": "assistant", "content": "答"}]
     frame = pl.DataFrame({"messages": [turns] * 4 + [None], "n": [1, 2, 3, None, 5], "day": [date(2024, 5, 1)] * 5})
     frame.write_parquet(tmp_path / "a.parquet")
@@ -353,7 +353,7 @@ def test_a_query_can_only_read(tmp_path, monkeypatch, query):
 
 
 def test_a_database_that_is_locked_or_broken_is_an_error(tmp_path, monkeypatch):
-    monkeypatch.setattr(tables, "LOCKED_SECONDS", 0.05)
+    monkeypatch.setattr("tunesmith.sources.database.LOCKED_SECONDS", 0.05)
     path = database(tmp_path / "a.db", *SHOP)
     with closing(sqlite3.connect(path, isolation_level=None)) as other:
         other.execute("BEGIN EXCLUSIVE")
