@@ -1,177 +1,35 @@
 from __future__ import annotations
 
-import contextlib
-import hashlib
-import json
 import shutil
 import socket
 import threading
 from collections.abc import Iterator
-from dataclasses import dataclass, field
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
-from urllib.parse import parse_qs, unquote, urlsplit
 
 import pytest
+from fake_hub import FakeHub, below, fake_hub, serving
 from hypothesis import given
 from hypothesis import strategies as st
 
 from tunesmith import files
 from tunesmith.errors import SourceError, StorageError
-from tunesmith.sources import hub as module
-from tunesmith.sources.hub import RemoteFile, fetched, is_hub
+from tunesmith.hubs import clients, download
+from tunesmith.hubs.repository import RemoteFile, repository, require, stays_inside
+from tunesmith.sources.hub import fetched, is_hub
 
-COMMIT = "0123456789abcdef0123456789abcdef01234567"
 ROW = b'{"prompt": "q", "completion": "a"}\n'
-
-
-@dataclass
-class FakeHub:
-    """As much of both hubs' HTTP APIs as a download needs, for one data set o/n."""
-
-    files: dict[str, bytes] = field(default_factory=dict)
-    served: dict[str, bytes] = field(default_factory=dict)
-    """What is sent instead, for files that do not arrive as they are listed."""
-    revisions: tuple[str, ...] = ("main", "master", COMMIT)
-    page_size: int | None = None
-    """A server that ignores the page size that is asked for."""
-    private: str = ""
-    gated: bool = False
-    status: int = 0
-    """Answered to everything, if not 0, with this:"""
-    answer: bytes = b"no"
-    broken: bool = False
-    """Half of every file, then the connection ends."""
-    elsewhere: str = ""
-    """Files are redirected to this server."""
-    hashes: bool = True
-    asked: list[str] = field(default_factory=list)
-    headers: list[dict[str, str]] = field(default_factory=list)
-    url: str = ""
-
-    def downloads(self) -> list[str]:
-        return [path for path in self.asked if path.startswith("GET") and ("/resolve/" in path or "FilePath=" in path)]
-
-
-class Handler(BaseHTTPRequestHandler):
-    protocol_version = "HTTP/1.1"
-    fake: FakeHub
-
-    def log_message(self, format, *args): ...
-
-    def do_HEAD(self):
-        self.do_GET()
-
-    def do_GET(self):
-        fake, url = self.fake, urlsplit(self.path)
-        path, query = unquote(url.path), {name: values[0] for name, values in parse_qs(url.query).items()}
-        fake.asked.append(f"{self.command} {self.path}")
-        fake.headers.append(dict(self.headers))
-        if fake.status:
-            self.reply(fake.status, fake.answer)
-        elif f"{path}/".startswith(("/api/datasets/o/n/", "/datasets/o/n/resolve/")):
-            self.hugging_face(path)
-        elif path.startswith("/api/v1/datasets/o/n/repo"):
-            self.model_scope(path, query)
-        else:
-            self.reply(401 if path.startswith("/api/datasets") else 404, b"{}", {"X-Error-Code": "RepoNotFound"})
-
-    def hugging_face(self, path: str):
-        fake = self.fake
-        if fake.gated:
-            self.reply(403, b"", {"X-Error-Code": "GatedRepo"})
-        elif fake.private and self.headers.get("Authorization") != f"Bearer {fake.private}":
-            self.reply(401, b"", {"X-Error-Code": "RepoNotFound"})
-        elif path.startswith("/datasets"):
-            revision, _, name = path.removeprefix("/datasets/o/n/resolve/").partition("/")
-            assert revision == COMMIT
-            self.file(name)
-        elif "/tree/" in path:
-            lfs = {name: {"oid": sha(data), "size": len(data), "pointerSize": 130} for name, data in fake.files.items()}
-            tree = [{"type": "directory", "path": "data", "oid": "0", "size": 0}]
-            tree += [{"type": "file", "path": name, "size": len(data), "oid": "0"}
-                     | ({"lfs": lfs[name]} if fake.hashes else {}) for name, data in fake.files.items()]  # fmt: skip
-            self.reply(200, json.dumps(tree).encode())
-        elif path.partition("/revision/")[2] in (*fake.revisions, ""):
-            self.reply(200, json.dumps({"id": "o/n", "sha": COMMIT, "siblings": []}).encode())
-        else:
-            self.reply(404, b"", {"X-Error-Code": "RevisionNotFound"})
-
-    def model_scope(self, path: str, query: dict[str, str]):
-        fake = self.fake
-        if fake.private and "m_session_id=" + fake.private not in self.headers.get("Cookie", ""):
-            self.reply(404, b'{"Code": 10010205001, "Success": false}')
-        elif query["Revision"] not in fake.revisions:
-            self.reply(200, b'{"Code": 10010201001, "Success": false, "Data": null}')
-        elif path.endswith("/repo"):
-            self.file(query["FilePath"])
-        else:
-            assert query["Recursive"] == "True"
-            entries = [{"Type": "tree", "Path": "data", "Size": 0}]
-            entries += [{"Type": "blob", "Path": name, "Size": len(data), "Sha256": sha(data) if fake.hashes else ""}
-                        for name, data in fake.files.items()]  # fmt: skip
-            size, number = int(query["PageSize"]), int(query["PageNumber"])
-            page = entries if fake.page_size == 0 else entries[size * (number - 1) : size * number]
-            self.reply(200, json.dumps({"Code": 200, "Success": True, "Data": {"Files": page}}).encode())
-
-    def file(self, name: str):
-        fake = self.fake
-        data = fake.served.get(name, fake.files[name])
-        if fake.elsewhere:
-            self.reply(302, b"", {"Location": fake.elsewhere + self.path, "X-Repo-Commit": COMMIT, "ETag": '"e"',
-                                  "X-Linked-Size": str(len(data)), "X-Linked-ETag": '"e"'})  # fmt: skip
-        else:
-            self.reply(200, data, {"ETag": f'"{sha(data)}"', "X-Repo-Commit": COMMIT}, broken=fake.broken)
-
-    def reply(self, status: int, body: bytes, headers: dict[str, str] | None = None, broken: bool = False):
-        self.send_response(status)
-        for name, value in {"Content-Length": str(len(body)), **(headers or {})}.items():
-            self.send_header(name, value)
-        self.end_headers()
-        if self.command == "GET":
-            self.wfile.write(body[: len(body) // 2] if broken else body)
-        self.close_connection = self.close_connection or broken
-
-
-def sha(data: bytes) -> str:
-    return hashlib.sha256(data).hexdigest()
-
-
-@contextlib.contextmanager
-def serving(fake: FakeHub, host: str = "127.0.0.1") -> Iterator[str]:
-    server = ThreadingHTTPServer(("127.0.0.1", 0), type("Own", (Handler,), {"fake": fake}))
-    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
-    thread.start()
-    try:
-        yield f"http://{host}:{server.server_port}"
-    finally:
-        server.shutdown()
-        server.server_close()
-        thread.join()
 
 
 @pytest.fixture
 def hub(monkeypatch, tmp_path) -> Iterator[FakeHub]:
-    from huggingface_hub import close_session
-
-    fake = FakeHub()
-    for name in ("HF_TOKEN", "MODELSCOPE_API_TOKEN", "HTTP_PROXY", "http_proxy", "ALL_PROXY", "all_proxy"):
-        monkeypatch.delenv(name, raising=False)
-    monkeypatch.setenv("TUNESMITH_CACHE", str(tmp_path / "cache"))
-    with serving(fake) as fake.url:
-        monkeypatch.setenv("HF_ENDPOINT", fake.url + "/")
-        monkeypatch.setenv("MODELSCOPE_ENDPOINT", fake.url)
-        yield fake
-        close_session()  # the library's connections, which would keep the server's threads
+    yield from fake_hub(monkeypatch, tmp_path, "datasets")
 
 
 both = pytest.mark.parametrize("name", ["hf:o/n", "modelscope:o/n"])
 
 
-def below(folder: Path) -> dict[str, bytes]:
-    """What a reader would find: everything that is not hidden."""
-    found = {str(path.relative_to(folder)): path for path in folder.rglob("*") if path.is_file()}
-    return {name: path.read_bytes() for name, path in sorted(found.items()) if not name.startswith(".")}
+def place(name: str) -> Path:
+    return repository(name, "data set", "a.jsonl").folder()
 
 
 def refusal(name: str) -> str:
@@ -268,14 +126,14 @@ def test_a_revision_is_asked_for_and_kept_apart(hub, name):
 
 def test_a_long_list_comes_in_pages(hub):
     hub.files = {f"{i:04}.jsonl": b"{}\n" for i in range(450)}
-    tree = module.ModelScope(module._data_set("modelscope:o/n")).files()
+    tree = clients.ModelScope(repository("modelscope:o/n", "data set", "")).files()
     assert {file.path for file in tree} == set(hub.files)
     assert len(hub.asked) == 3
 
 
 def test_a_hub_that_ignores_pages_is_not_asked_for_ever(hub):
     hub.files, hub.page_size = {f"{i:04}.jsonl": b"{}\n" for i in range(450)}, 0
-    assert len(module.ModelScope(module._data_set("modelscope:o/n")).files()) == 450
+    assert len(clients.ModelScope(repository("modelscope:o/n", "data set", "")).files()) == 450
     assert len(hub.asked) == 2
 
 
@@ -299,9 +157,9 @@ def test_an_interrupted_download_is_not_taken_for_whole_and_is_taken_up(hub, nam
 
     with pytest.raises(KeyboardInterrupt):
         fetched(name, stop)
-    folder = module._data_set(name).folder()
+    folder = place(name)
     assert below(folder) == {"a.jsonl": ROW}
-    assert not (folder / module.WHOLE).exists()
+    assert not (folder / download.WHOLE).exists()
     seen: list[tuple[int, int]] = []
     assert below(fetched(name, lambda done, total: seen.append((done, total)))) == hub.files
     assert sum("a.jsonl" in path for path in hub.downloads()) == 1
@@ -310,13 +168,13 @@ def test_an_interrupted_download_is_not_taken_for_whole_and_is_taken_up(hub, nam
 
 @both
 def test_what_an_interrupted_download_of_other_files_left_is_taken_out(hub, name):
-    folder = module._data_set(name).folder()
+    folder = place(name)
     folder.mkdir(parents=True)
     (folder / "gone.jsonl").write_bytes(ROW)
     (folder / ".a.jsonl.x.tmp").write_bytes(b"half")
     hub.files = {"a.jsonl": ROW}
     fetched(name)
-    assert sorted(path.name for path in folder.iterdir()) == [module.WHOLE, "a.jsonl"]
+    assert sorted(path.name for path in folder.iterdir()) == [download.WHOLE, "a.jsonl"]
 
 
 @both
@@ -334,7 +192,7 @@ def test_a_file_that_is_not_as_listed_is_refused_and_removed(hub, name, served):
     hub.files, hub.served = {"a.jsonl": ROW}, {"a.jsonl": served}
     with pytest.raises(SourceError, match=r"a\.jsonl did not arrive as the hub lists it"):
         fetched(name)
-    assert not below(module._data_set(name).folder())
+    assert not below(place(name))
     hub.served = {}
     assert below(fetched(name)) == hub.files
 
@@ -353,7 +211,7 @@ def test_a_connection_that_ends_early_leaves_nothing_that_looks_whole(hub, name,
     monkeypatch.setattr("huggingface_hub.file_download.time.sleep", lambda _: None)  # between its attempts
     hub.files, hub.broken = {"a.jsonl": ROW * 1000}, True
     refusal(name)
-    assert not below(module._data_set(name).folder())
+    assert not below(place(name))
     hub.broken = False
     assert below(fetched(name)) == hub.files
 
@@ -370,7 +228,7 @@ def test_a_list_with_a_path_outside_of_the_folder_is_refused(hub, name, path, tm
 
 @given(st.text(st.sampled_from("a./\\:\0~C"), max_size=12))
 def test_a_path_that_is_let_through_stays_inside(path):
-    if module._stays_inside(path):
+    if stays_inside(path):
         assert (Path("/root/of/set") / path).resolve().is_relative_to("/root/of/set")
 
 
@@ -490,4 +348,4 @@ def test_a_folder_that_was_deleted_is_downloaded_anew(hub):
 
 
 def test_an_unknown_size_is_not_checked(hub):
-    module._require(RemoteFile("a"), 7, "x")
+    require(RemoteFile("a"), 7, "x")

@@ -18,6 +18,7 @@ name = "starter"
 sources = ["train.jsonl"]
 split = {valid = 0.04, test = ["test.jsonl"]}
 max_tokens = 256
+clean = {near_duplicates = "ignore"}   # the questions come from patterns: many are alike, with other values
 
 [train]
 epochs = 1
