@@ -109,14 +109,14 @@ def _with_system(example: Example, system: str) -> Example:
 
 def _cleaned(example: Example, data: DataSettings, made: Digest) -> Example:
     """Personal data is counted, and replaced where the settings ask for it."""
-    messages = []
-    for message in example.messages:
-        for found in find(message.content):
-            made.personal[found.kind] += 1
-            made.personal_at.setdefault(found.kind, str(example.origin))
-        text = redact(message.content, data.clean.redact)[0] if data.clean.redact else message.content
-        messages.append(replace(message, content=text) if text != message.content else message)
-    return replace(example, messages=tuple(messages))
+    found = find("\n".join(m.content for m in example.messages))
+    for kind, n in Counter(f.kind for f in found).items():
+        made.personal[kind] += n
+        made.personal_at.setdefault(kind, str(example.origin))
+    if not found or not data.clean.redact:
+        return example
+    redacted = [replace(m, content=redact(m.content, data.clean.redact)[0]) for m in example.messages]
+    return replace(example, messages=tuple(redacted))
 
 
 def row_line(example: Example) -> bytes:
