@@ -41,14 +41,18 @@ def open_run(
     return RunFolder(run or Path("runs") / name), recipe
 
 
+Notify = Callable[[Progress], None]
+
+
 def run(folder: RunFolder, recipe: Recipe, *, stages: tuple[str, ...] = STAGES, fresh: bool = False,
-        stop: Callable[[], bool] = lambda: False) -> Iterator[Progress]:  # fmt: skip
-    """Do the stages that are named, and yield what happens, already recorded in progress.jsonl.
+        stop: Callable[[], bool] = lambda: False, notify: Notify = lambda _: None) -> Iterator[Progress]:  # fmt: skip
+    """Do the stages that are named, and yield what happens, already recorded in progress.jsonl. Downloads and
+    imports, which come before the first stage, are told to ``notify`` alone.
 
     A training with other settings or rows is never overwritten, unless ``fresh`` says so. Raises
     any `TunesmithError`; what was finished before stays.
     """
-    work = _Work(folder, recipe, stop)
+    work = _Work(folder, recipe, stop, notify)
     with folder.lock():
         work.settle_other_training(fresh, "train" in stages)
         folder.save_recipe(recipe)
@@ -64,15 +68,19 @@ def run(folder: RunFolder, recipe: Recipe, *, stages: tuple[str, ...] = STAGES, 
 class _Work:
     """One call of `run`. What several stages need is opened once, when it is first needed."""
 
-    def __init__(self, folder: RunFolder, recipe: Recipe, stop: Callable[[], bool]) -> None:
-        self.folder, self.recipe, self.stop = folder, recipe, stop
+    def __init__(self, folder: RunFolder, recipe: Recipe, stop: Callable[[], bool], notify: Notify) -> None:
+        self.folder, self.recipe, self.stop, self.notify = folder, recipe, stop, notify
         self.stopped = False
 
     @cached_property
     def model(self) -> Any:
         from tunesmith.models.find import find
 
-        return find(self.recipe.model.name)
+        name = self.recipe.model.name
+        return find(name, lambda share: self._working(f"making {name} ready", share))
+
+    def _working(self, what: str, share: float) -> None:
+        self.notify(Progress("working", message=what, done=round(100 * share), total=100))
 
     @cached_property
     def chat(self) -> Any:
@@ -232,11 +240,11 @@ class Check:
     samples: list[Sample]
 
 
-def check(recipe: Recipe, rows: int = 3, show: Callable[[Progress], None] = lambda _: None) -> Check:
+def check(recipe: Recipe, rows: int = 3, show: Notify = lambda _: None) -> Check:
     """Read, clean and tokenize everything; train nothing, and leave nothing behind."""
     from tunesmith.dataset import prepare
 
-    work = _Work(RunFolder(Path()), recipe, lambda: False)
+    work = _Work(RunFolder(Path()), recipe, lambda: False, show)
     with tempfile.TemporaryDirectory(prefix="tunesmith-") as scratch:
         dataset = Path(scratch) / "dataset"
         for progress in prepare.prepare(recipe.data, work.model.folder, dataset):

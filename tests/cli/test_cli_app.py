@@ -57,7 +57,7 @@ def rooms(monkeypatch, tmp_path):
         calls.append(("open", str(recipe_or_run), run, overrides))
         return RunFolder(tmp_path / "run"), make_recipe({"data": {"sources": ["rows.jsonl"]}})
 
-    def run(folder, recipe, *, stages, fresh, stop):
+    def run(folder, recipe, *, stages, fresh, stop, notify):
         calls.append(("run", stages, fresh))
         for stage in stages:
             print("a library prints")
@@ -200,7 +200,7 @@ def test_a_bug_keeps_its_traceback_and_asks_to_be_reported(capsys):
 
 
 def test_the_first_ctrl_c_lets_the_step_finish_and_is_status_130(monkeypatch, capsys, rooms):
-    def run(folder, recipe, *, stages, fresh, stop):
+    def run(folder, recipe, *, stages, fresh, stop, notify):
         yield Progress("stage", stage="train")
         os.kill(os.getpid(), signal.SIGINT)
         assert stop()
@@ -214,7 +214,7 @@ def test_the_first_ctrl_c_lets_the_step_finish_and_is_status_130(monkeypatch, ca
 
 
 def test_the_second_ctrl_c_stops_at_once(monkeypatch, capsys, rooms):
-    def run(folder, recipe, *, stages, fresh, stop):
+    def run(folder, recipe, *, stages, fresh, stop, notify):
         yield Progress("stage", stage="train")
         os.kill(os.getpid(), signal.SIGINT)
         os.kill(os.getpid(), signal.SIGINT)
@@ -226,7 +226,7 @@ def test_the_second_ctrl_c_stops_at_once(monkeypatch, capsys, rooms):
 
 
 def test_ctrl_c_between_training_stages_ends_the_work_there(monkeypatch, capsys, rooms):
-    def run(folder, recipe, *, stages, fresh, stop):
+    def run(folder, recipe, *, stages, fresh, stop, notify):
         yield Progress("stage", stage="evaluate")
         os.kill(os.getpid(), signal.SIGINT)
         yield Progress("working", stage="evaluate", done=1, total=100)

@@ -68,7 +68,7 @@ def _drive(folder: RunFolder, recipe: Recipe, console: Console, *, stages: tuple
     last = None
     earlier = () if fresh else folder.events()
     with View(console, earlier) as view, two_interrupts(view.stop_soon) as stop:
-        for last in rooms.run(folder, recipe, stages=stages, fresh=fresh, stop=stop):
+        for last in rooms.run(folder, recipe, stages=stages, fresh=fresh, stop=stop, notify=view.show):
             view.show(last)
     # A stage that was skipped says only "stage"; one that was cut short never says "end".
     finished = last is None or bool(
