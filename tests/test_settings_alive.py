@@ -55,6 +55,11 @@ CHANGES: dict[str, Any] = {
     "evaluate.checkpoints": False,
     "evaluate.max_new_tokens": 3,
     "evaluate.batch": 1,
+    "export.formats": ["lora"],
+    "export.proof.tokens": 16,
+    "export.proof.prompts": 1,
+    "export.proof.questions": 2,
+    "export.proof.limits": {"f16": {"kl": 1e-12}},
 }
 BASE = {
     "data": {"sources": ["rows.jsonl"]},
@@ -63,7 +68,9 @@ BASE = {
 }
 DIRTY: dict[str, Any] = {"data.sources": ["dirty.jsonl"], "evaluate.tasks": ["loss"]}
 NOTES: dict[str, Any] = {"data.sources": ["notes"], "evaluate.tasks": ["loss"]}
+PROVED: dict[str, Any] = {"export.formats": ["gguf:f16"], "data.split.test": 0.4}
 CONTEXT: dict[str, dict[str, Any]] = {
+    **dict.fromkeys((f"export.proof.{name}" for name in ("tokens", "prompts", "questions", "limits")), PROVED),
     "data.ask": NOTES,
     "data.clean.boilerplate": NOTES,
     "data.clean.duplicates": DIRTY,
@@ -137,7 +144,12 @@ def observe(folder: Path, model: Path, run: Path, overrides: dict[str, Any]) -> 
     left = {str(p.relative_to(run)): p.read_bytes() for p in sorted(run.rglob("*"))
             if p.name in ("train.jsonl", "valid.jsonl", "test.jsonl", "report.json", "results.json", "samples.jsonl",
                           "adapter_model.safetensors", "adapter_config.json")}  # fmt: skip
-    return calls, events, left
+    return calls, events, left, _proofs(run), sorted(p.name.replace(run.name, "") for p in (run / "export").glob("*"))
+
+
+def _proofs(run: Path) -> list[Any]:
+    of_this_run = ("gguf", "sha256", "seconds")  # the run's name is in the file
+    return [{k: v for k, v in proof.items() if k not in of_this_run} for proof in stages.proofs(RunFolder(run))]
 
 
 @pytest.fixture(scope="module")

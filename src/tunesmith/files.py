@@ -50,6 +50,7 @@ def atomic_file(path: Path) -> Iterator[IO[bytes]]:
                 yield file
                 file.flush()
                 os.fsync(file.fileno())
+            Path(temporary).chmod(0o644)  # made for us alone until now
             Path(temporary).replace(path)
         except BaseException:
             Path(temporary).unlink(missing_ok=True)

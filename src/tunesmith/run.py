@@ -21,13 +21,13 @@ from tunesmith.errors import RunError
 from tunesmith.progress import Progress
 from tunesmith.settings import Recipe, make_recipe
 
-STAGES = ("prepare", "train", "evaluate")
+STAGES = ("prepare", "train", "evaluate", "export")
 
 
 class RunFolder:
     """Names the places of a run; nothing is created before something is written.
 
-    recipe.toml, manifest.json, dataset/, progress.jsonl, checkpoints/, adapter/, evaluation/.
+    recipe.toml, manifest.json, dataset/, progress.jsonl, checkpoints/, adapter/, evaluation/, export/.
     """
 
     def __init__(self, path: Path) -> None:
@@ -36,6 +36,7 @@ class RunFolder:
         self.checkpoints = path / "checkpoints"
         self.adapter = path / "adapter"
         self.evaluation = path / "evaluation"
+        self.export = path / "export"
         self._recipe = path / "recipe.toml"
         self._manifest = path / "manifest.json"
         self._progress = path / "progress.jsonl"
@@ -96,11 +97,11 @@ class RunFolder:
         self.update_manifest(stages={**self.manifest().get("stages", {}), stage: inputs})
 
     def retire_training(self) -> None:
-        """Take away checkpoints, adapter and evaluation. The manifest forgets them first, and each
+        """Take away checkpoints, adapter, evaluation and export. The manifest forgets them first, and each
         folder is renamed before it is deleted: killed at any moment, no half of them is ever used."""
         self.begin("train")
         self.update_manifest(training=None)
-        for folder in (self.checkpoints, self.adapter, self.evaluation):
+        for folder in (self.checkpoints, self.adapter, self.evaluation, self.export):
             if folder.exists():
                 folder.rename(self.path / f".{folder.name}.{time.time_ns()}.tmp")
         files.remove_leftovers(self.path)
@@ -157,7 +158,7 @@ class RunFolder:
                 raise RunError(
                     f"another tunesmith is working in {self.path}; wait for it, or name another folder with --run"
                 )
-            for folder in (self.path, self.checkpoints, self.dataset, self.evaluation):
+            for folder in (self.path, self.checkpoints, self.dataset, self.evaluation, self.export):
                 files.remove_leftovers(folder)
             for folder in (self.adapter, self.dataset):
                 files.recover_folder(folder)

@@ -57,7 +57,8 @@ Part = Annotated[float, Field(ge=0, lt=1)] | tuple[Source, ...]
 
 class ModelSettings(Section):
     name: str = "starter"
-    """The base model: "starter", a folder in Hugging Face's layout, or a .gguf file."""
+    """The base model: "starter", a folder in Hugging Face's layout, a .gguf file, "hf:OWNER/NAME" or
+    "modelscope:OWNER/NAME"."""
     engine: Literal["auto", "torch", "mlx"] = "auto"
     """What computes: "auto" takes mlx on Apple silicon, torch elsewhere."""
     precision: Literal["auto", "bf16", "fp32"] = "auto"
@@ -202,6 +203,29 @@ class EvaluateSettings(Section):
         return self
 
 
+Limit = Literal["kl", "largest_kl", "top1", "perplexity", "difference", "run_on"]
+GgufKind = Literal["f16", "bf16", "q8_0", "q6_k", "q5_k_m", "q4_k_m"]
+
+
+class ProofSettings(Section):
+    tokens: Annotated[int, Field(ge=16)] = 1024
+    """Held-out tokens whose logits are compared."""
+    prompts: Annotated[int, Field(ge=1)] = 12
+    """Held-out questions that the trained model and the file both answer."""
+    questions: Annotated[int, Field(ge=0)] = 100
+    """Test questions that each file answers in llama.cpp, graded as in evaluation; 0: none."""
+    limits: dict[GgufKind, dict[Limit, float]] = {}
+    """Other limits than the measured ones in export/proof_limits.py: {q4_k_m = {kl = 0.3}}."""
+
+
+class ExportSettings(Section):
+    formats: tuple[str, ...] = ()
+    """What a finished run becomes: "gguf:q4_k_m" (or f16, bf16, q8_0, q6_k, q5_k_m), "lora" (the adapter as GGUF),
+    "merged" (a Hugging Face folder), "mlx" (4 bit), "ollama:NAME", "lmstudio"."""
+    proof: ProofSettings = ProofSettings()
+    """How closely every GGUF is compared with the trained model."""
+
+
 class Recipe(Section):
     """Everything about one run. Only ``[data] sources`` is required."""
 
@@ -209,6 +233,7 @@ class Recipe(Section):
     data: DataSettings = DataSettings()
     train: TrainSettings = TrainSettings()
     evaluate: EvaluateSettings = EvaluateSettings()
+    export: ExportSettings = ExportSettings()
 
     def folder(self) -> Path:
         """Where the paths of sources and tasks start."""

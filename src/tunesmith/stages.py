@@ -20,6 +20,8 @@ from tunesmith.sources.text import source_errors
 
 PREPARING = 2
 """Counts up when preparing changes what it writes, so that older datasets are prepared again."""
+EXPORTING = 1
+"""The same for exports."""
 
 
 def open_run(
@@ -57,6 +59,8 @@ def run(folder: RunFolder, recipe: Recipe, *, stages: tuple[str, ...] = STAGES, 
         work.settle_other_training(fresh, "train" in stages)
         folder.save_recipe(recipe)
         for stage in stages:
+            if stage == "export" and not recipe.export.formats:
+                continue  # nothing was asked for
             for progress in work.stage(stage, fresh):
                 yield folder.record(progress)
                 if stage != "train" and stop():
@@ -113,6 +117,8 @@ class _Work:
         if stage == "train":
             settings = recipe.train.model_dump(exclude={"save_minutes"})
             return files.value_hash([self.inputs("prepare"), recipe.model.model_dump(exclude={"name"}), settings])
+        if stage == "export":
+            return files.value_hash([EXPORTING, self.inputs("train"), recipe.export.model_dump(), self._task_hashes])
         return files.value_hash(
             [self.inputs("train"), recipe.evaluate.model_dump(exclude={"batch"}), self._task_hashes]
         )
@@ -151,7 +157,8 @@ class _Work:
             return
         yield Progress("stage", stage=stage)
         self.folder.begin(stage)
-        yield from {"prepare": self._prepare, "train": self._train, "evaluate": self._evaluate}[stage]()
+        work = {"prepare": self._prepare, "train": self._train, "evaluate": self._evaluate, "export": self._export}
+        yield from work[stage]()
         if not self.stopped:
             self.folder.finish(stage, inputs)
             yield Progress("end", stage=stage)
@@ -219,6 +226,30 @@ class _Work:
         files.write_jsonl(self.folder.evaluation / "samples.jsonl", evaluation.samples)
         files.write_json(self.folder.evaluation / "results.json", evaluation.results)
 
+    def _export(self) -> Iterator[Progress]:
+        from tunesmith.export.formats import parse_formats
+
+        self._need("train", "trained")
+        exporting = self.exporting()
+        yield from exporting.run(parse_formats(self.recipe.export.formats))
+
+    def exporting(self) -> Any:
+        """The room that writes and proves files of this run."""
+        from tunesmith.export.produce import Exporting
+
+        return Exporting(self.folder, self.recipe, self.model, self._trained_engine, self.notify)
+
+    def _trained_engine(self) -> Any:
+        """The trained model in float32: what an export is compared with."""
+        from tunesmith.engines.choose import open_engine
+        from tunesmith.training.checkpoints import read_adapter, shape_of
+
+        arrays, config = read_adapter(self.folder.adapter)
+        engine = open_engine(self.model.folder, self.arch, self.recipe.model.engine, "fp32")
+        engine.add_adapter(shape_of(config), 0)
+        engine.load_adapter_arrays(arrays)
+        return engine
+
     def _need(self, stage: str, done: str) -> None:
         if not self.folder.finished(stage, self.inputs(stage)):
             raise RunError(f"{self.folder} is not {done} with these settings yet; `tunesmith run` does every stage")
@@ -268,6 +299,27 @@ def _refuse_errors(report: dict[str, Any]) -> None:
     if errors:
         more = f", and {len(errors) - 1} more; `tunesmith check` lists them" if len(errors) > 1 else ""
         raise CheckFailed(f"{errors[0]}{more}")
+
+
+def prove(folder: RunFolder, ggufs: list[Path], notify: Notify = lambda _: None) -> Iterator[Progress]:
+    """Compare GGUF files with the run's trained model; without any named, those that were exported.
+
+    The proofs are in export/proof.json. Raises `RunError` when there is none to prove.
+    """
+    ggufs = ggufs or sorted(p for p in folder.export.glob("*.gguf") if not p.name.endswith("-lora.gguf"))
+    if not ggufs:
+        raise RunError(f"{folder} has no GGUF to prove; `tunesmith export {folder}` writes one")
+    exporting = _Work(folder, folder.recipe(), lambda: False, notify).exporting()
+    with folder.lock():
+        for gguf in ggufs:
+            for progress in exporting.prove(gguf):
+                yield folder.record(progress)
+
+
+def proofs(folder: RunFolder) -> list[dict[str, Any]]:
+    """The proofs of an exported run's files; empty when there are none."""
+    path = folder.export / "proof.json"
+    return files.read_json(path) if path.exists() else []
 
 
 def report(folder: RunFolder) -> dict[str, Any]:

@@ -1,6 +1,10 @@
 from __future__ import annotations
 
 import json
+import os
+import subprocess
+import sys
+import time
 from pathlib import Path
 from typing import Any
 
@@ -225,3 +229,29 @@ def test_processes_give_the_same_bytes_as_one(tmp_path, model, monkeypatch):
     monkeypatch.setattr(pool, "WORTH", 0)
     together, _ = build(data, model, workers=2)
     assert {p.name: p.read_bytes() for p in together.rglob("*") if p.is_file()} == expected
+
+
+KILLED = """
+import os, sys
+from tunesmith.dataset import pool
+
+if __name__ == "__main__":
+    pool.WORTH = 0
+    made = pool.Pool(1)
+    for _ in made.map(len, [[0]]):
+        print(*made._executor._processes, flush=True)
+        os.kill(os.getpid(), 9)
+"""
+
+
+def test_processes_end_with_a_parent_that_is_killed(tmp_path):
+    (tmp_path / "killed.py").write_text(KILLED)
+    run = subprocess.run([sys.executable, tmp_path / "killed.py"], capture_output=True, text=True, timeout=60)
+    worker = int(run.stdout)
+    for _ in range(200):
+        try:
+            os.kill(worker, 0)
+        except ProcessLookupError:
+            return
+        time.sleep(0.05)
+    raise AssertionError(f"process {worker} still runs")

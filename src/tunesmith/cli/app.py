@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 from cyclopts import App, CycloptsError, Parameter
 from rich.text import Text
@@ -16,13 +16,15 @@ from tunesmith.cli.console import standard_error, standard_output
 from tunesmith.cli.flags import parse_settings, settings_help, settings_last
 from tunesmith.cli.init import Like
 
+Target = Literal["gguf", "lora", "merged", "mlx", "ollama", "lmstudio"]
+Published = Literal["adapter", "gguf", "merged", "mlx"]
 RecipeOrRun = Annotated[Path, Parameter(help="A recipe file, or the folder of a run.")]
 Setting = Annotated[str, Parameter(allow_leading_hyphen=True, help="Settings, as in --train.epochs 3; listed below.")]
 RunPath = Annotated[Path | None, Parameter(help="The run folder; runs/NAME for a recipe NAME.toml.")]
 Fresh = Annotated[bool, Parameter(help="Do it again from the start, even if nothing changed.")]
 Json = Annotated[bool, Parameter(help="Print one JSON object instead of tables.")]
-STAGES = ("prepare", "train", "evaluate")
-WITH_SETTINGS = ("run", *STAGES, "check")
+STAGES = ("prepare", "train", "evaluate", "export")
+WITH_SETTINGS = ("run", "prepare", "train", "evaluate", "check")
 
 
 def _usage(error: CycloptsError) -> Text:
@@ -84,7 +86,7 @@ def init(name: Path, /, *, like: Like) -> None:
 def run(
     recipe: RecipeOrRun, /, *settings: Setting, run: RunPath = None, fresh: Fresh = False, json: Json = False
 ) -> None:
-    """Every stage: prepare, train, evaluate. Started again, it continues where it stopped."""
+    """Every stage: prepare, train, evaluate, export. Started again, it continues where it stopped."""
     _stages(STAGES, recipe, settings, run, fresh, json)
 
 
@@ -162,6 +164,63 @@ def compare(run: Path, /, *questions: str, json: Json = False) -> None:
 
 
 @app.command(sort_key=8)
+def export(
+    recipe: RecipeOrRun, name: str | None = None, /, *, to: Target = "gguf", quant: str = "q4_k_m", json: Json = False
+) -> None:
+    """The trained model as files that run elsewhere, each GGUF proved to be the trained model.
+
+    Parameters
+    ----------
+    name
+        The model's name in Ollama: --to ollama NAME.
+    to
+        A GGUF file, the adapter alone as GGUF (lora), a Hugging Face folder (merged), a 4-bit MLX folder (mlx), or
+        a GGUF handed to Ollama or LM Studio.
+    quant
+        How the GGUF's weights are stored: f16, bf16, q8_0, q6_k, q5_k_m or q4_k_m.
+    """
+    from tunesmith.cli import hand_over
+
+    hand_over.export(recipe, name, to, quant, as_json=json)
+
+
+@app.command(sort_key=9)
+def prove(run: Path, /, *ggufs: Path, json: Json = False) -> None:
+    """Compare GGUF files with the trained model: same tokens asked, same numbers answered, same ends.
+
+    Parameters
+    ----------
+    run
+        The folder of a run.
+    ggufs
+        The files; without one, those that were exported.
+    """
+    from tunesmith.cli import hand_over
+
+    hand_over.prove(run, list(ggufs), as_json=json)
+
+
+@app.command(sort_key=10)
+def publish(run: Path, /, *, to: str, what: Published = "adapter", public: bool = False, json: Json = False) -> None:
+    """Send a trained model to a hub, with a card that gives its honest scores. Private unless told otherwise.
+
+    Parameters
+    ----------
+    run
+        The folder of a run.
+    to
+        Where: hf:OWNER/NAME or modelscope:OWNER/NAME. The token comes from the environment.
+    what
+        The adapter, or what was exported before: the GGUF files, the merged folder, the MLX folder.
+    public
+        Let everybody see it.
+    """
+    from tunesmith.cli import hand_over
+
+    hand_over.publish(run, to, what, public=public, as_json=json)
+
+
+@app.command(sort_key=11)
 def chat(model: str, /) -> None:
     """Talk to a model in this terminal, or pipe questions in, one a line.
 
@@ -176,7 +235,7 @@ def chat(model: str, /) -> None:
     talk(open_chat(model))
 
 
-@app.command(sort_key=9)
+@app.command(sort_key=12)
 def models(name: str | None = None, /, *, verify: bool = False, json: Json = False) -> None:
     """The models that are here.
 

@@ -117,6 +117,47 @@ def _verdicts(results: Sequence[dict[str, Any]], tasks: Sequence[str]) -> list[T
     return lines
 
 
+# -- proofs --------------------------------------------------------------------------------------
+
+
+def proof_table(proofs: Sequence[dict[str, Any]]) -> RenderableType:
+    """One line a file, then what did not hold and why."""
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, header_style="dim", padding=(0, 1, 0, 0))
+    table.add_column("file", overflow="fold")
+    for heading in ("is the trained model", "KL", "same token", "perplexity", "task"):
+        table.add_column(heading, justify="left" if heading in ("is the trained model", "task") else "right")
+    wrong: list[RenderableType] = []
+    for proof in proofs:
+        checks = {check["name"]: check for check in proof["checks"]}
+        model = checks.get("model", {}).get("measured", {})
+        held = sum(check["holds"] for check in checks.values())
+        sign, style = ("✓", "bold green") if proof["holds"] else ("✗", "bold red")
+        table.add_row(
+            visible(proof["gguf"]), Text(f"{sign} {held} of {len(checks)} checks", style), _small(model.get("kl")),
+            words.percent(model["top1"]) if model.get("top1") is not None else "–", _perplexities(model),
+            _task(proof.get("task")),
+        )  # fmt: skip
+        wrong += [hanging("✗", f"{c['name']}: {c['means']}", "red") for c in checks.values() if not c["holds"]]
+        wrong += [hanging("→", visible(cause["sentence"]), "bold red") for cause in proof["causes"]]
+    return Group(table, *wrong)
+
+
+def _small(value: float | None) -> str:
+    return "–" if value is None else f"{value:.1e}" if value < 1e-3 else f"{value:.3f}"
+
+
+def _perplexities(model: dict[str, Any]) -> str:
+    trained, file = model.get("perplexity_trained"), model.get("perplexity_file")
+    return "–" if trained is None or file is None else f"{trained:.2f} → {file:.2f}"
+
+
+def _task(task: dict[str, Any] | None) -> str:
+    if task is None:
+        return "–"
+    low, high = task["interval"]
+    return f"{task['kind']} of {task['n']}: {words.percent(task['score'])} ({100 * low:.0f}–{100 * high:.0f})"
+
+
 # -- the report of prepare and check -------------------------------------------------------------
 
 

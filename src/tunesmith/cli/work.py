@@ -19,7 +19,7 @@ from tunesmith.cli import words
 from tunesmith.cli.console import print_json, standard_error, standard_output
 from tunesmith.cli.edge import CONTINUES, two_interrupts
 from tunesmith.cli.init import Like, write_recipe
-from tunesmith.cli.tables import ResultsTable, report_table, side_by_side, token_legend, token_rows
+from tunesmith.cli.tables import ResultsTable, proof_table, report_table, side_by_side, token_legend, token_rows
 from tunesmith.cli.view import View
 from tunesmith.errors import CheckFailed
 from tunesmith.run import STAGES
@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 
 
 @contextlib.contextmanager
-def _kept_for_json(as_json: bool) -> Iterator[Console]:
+def kept_for_json(as_json: bool) -> Iterator[Console]:
     """With --json, stdout is for one object: what we and the libraries print meanwhile goes to stderr."""
     if not as_json:
         yield standard_output()
@@ -49,11 +49,11 @@ def run_stages(
     as_json: bool,
 ) -> None:
     """`tunesmith run`, and each stage alone."""
-    with _kept_for_json(as_json) as console:
+    with kept_for_json(as_json) as console:
         from tunesmith.stages import open_run
 
         folder, resolved = open_run(recipe, run, overrides)
-        _drive(folder, resolved, console, stages=stages, fresh=fresh)
+        drive(folder, resolved, console, stages=stages, fresh=fresh)
         outcome = _outcome(folder, stages)
         if not as_json:
             _show_outcome(console, folder, outcome, stages)
@@ -61,7 +61,7 @@ def run_stages(
         print_json(outcome)
 
 
-def _drive(folder: RunFolder, recipe: Recipe, console: Console, *, stages: tuple[str, ...], fresh: bool) -> None:
+def drive(folder: RunFolder, recipe: Recipe, console: Console, *, stages: tuple[str, ...], fresh: bool) -> None:
     """Run the stages under a view. Raises KeyboardInterrupt when Ctrl-C ended them early."""
     from tunesmith import stages as rooms
 
@@ -89,6 +89,8 @@ def _outcome(folder: RunFolder, stages: tuple[str, ...]) -> dict[str, Any]:
         outcome["adapter"] = str(folder.adapter)
     if "evaluate" in stages:
         outcome["results"] = rooms.results(folder)
+    if "export" in stages and (proofs := rooms.proofs(folder)):
+        outcome["proofs"] = proofs
     return outcome
 
 
@@ -97,6 +99,8 @@ def _show_outcome(console: Console, folder: RunFolder, outcome: dict[str, Any], 
         console.print(ResultsTable(outcome["results"]))
     elif stages == ("prepare",):
         console.print(report_table(outcome["report"]))
+    if "proofs" in outcome:
+        console.print(proof_table(outcome["proofs"]))
     if stages == ("train",):
         hints = {f"tunesmith evaluate {folder}": "measure it"}
     elif stages == ("prepare",):
@@ -105,11 +109,12 @@ def _show_outcome(console: Console, folder: RunFolder, outcome: dict[str, Any], 
         hints = {
             f"tunesmith compare {folder}": "base and tuned side by side",
             f"tunesmith chat {folder}": "talk to it",
+            f"tunesmith export {folder}": "a GGUF file for Ollama, LM Studio and others, proved to be this model",
         }
-    _next(console, hints)
+    print_next(console, hints)
 
 
-def _next(console: Console, hints: dict[str, str]) -> None:
+def print_next(console: Console, hints: dict[str, str]) -> None:
     hints = {command.replace("tunesmith", _program(), 1): what for command, what in hints.items()}
     width = max(len(command) for command in hints)
     console.print()
@@ -131,9 +136,9 @@ def demo(path: Path, *, as_json: bool) -> None:
     from tunesmith.serving.answers import compare as answers
     from tunesmith.stages import open_run
 
-    with _kept_for_json(as_json) as console:
+    with kept_for_json(as_json) as console:
         folder, recipe = open_run(prepare_demo(path / "sample"), path, {})
-        _drive(folder, recipe, console, stages=STAGES, fresh=False)
+        drive(folder, recipe, console, stages=STAGES, fresh=False)
         outcome = _outcome(folder, STAGES)
         comparisons = []
         for comparison in answers(folder, []):
@@ -142,10 +147,11 @@ def demo(path: Path, *, as_json: bool) -> None:
                 console.print(side_by_side(**comparisons[-1]))
         if not as_json:
             console.print(ResultsTable(outcome["results"]))
-            _next(console, {
+            print_next(console, {
                 f"tunesmith chat {folder}": "talk to it",
                 f'tunesmith compare {folder} "How many customers are there?"': "ask both models",
                 f"tunesmith check {folder}": "see the rows as the model sees them",
+                f"tunesmith export {folder}": "a GGUF file for Ollama, LM Studio and others, proved to be this model",
                 f"ls {folder}": "everything about this run, as files",
             })  # fmt: skip
     if as_json:
@@ -157,7 +163,7 @@ def init(folder: Path, like: Like) -> None:
     recipe = write_recipe(folder, like)
     console = standard_output()
     console.print(Text.assemble(("✓ ", "bold green"), f"{recipe}: say in it where your data is, then"))
-    _next(console, {
+    print_next(console, {
         f"tunesmith check {shlex.quote(str(recipe))}": "what the model would see, and what is wrong with the data",
         f"tunesmith run {shlex.quote(str(recipe))}": "prepare, train, evaluate",
     })  # fmt: skip
@@ -165,7 +171,7 @@ def init(folder: Path, like: Like) -> None:
 
 def check(path: Path, overrides: dict[str, Any], *, rows: int, html: Path | None, as_json: bool) -> None:
     """`tunesmith check`. Raises `CheckFailed` when a finding is an error."""
-    with _kept_for_json(as_json) as console:
+    with kept_for_json(as_json) as console:
         from tunesmith import stages as rooms
 
         _, recipe = rooms.open_run(path, None, overrides)
@@ -182,7 +188,7 @@ def check(path: Path, overrides: dict[str, Any], *, rows: int, html: Path | None
                 console.print(Text(), token_legend(), Text(), sep="\n")
             console.print(report_table(found.report))
             if html:
-                console.print(Text.assemble(("✓ ", "bold green"), f"{html}: open it in a browser"))
+                console.print(Text.assemble(("✓ ", "bold green"), f"{html}: open it in a browser"), soft_wrap=True)
     if as_json:
         samples = [{"origin": s.origin, "tokens": [list(token) for token in s.tokens]} for s in found.samples[:rows]]
         print_json({"report": found.report, "samples": samples})
@@ -194,7 +200,7 @@ def check(path: Path, overrides: dict[str, Any], *, rows: int, html: Path | None
 def compare(path: Path, questions: list[str], *, as_json: bool) -> None:
     """`tunesmith compare`."""
     comparisons = []
-    with _kept_for_json(as_json) as console:
+    with kept_for_json(as_json) as console:
         from tunesmith.run import RunFolder
         from tunesmith.serving.answers import compare as answers
 

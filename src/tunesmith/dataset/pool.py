@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import os
 import signal
+import threading
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import AbstractContextManager
 from itertools import islice
-from multiprocessing import get_context
+from multiprocessing import get_context, parent_process
+from multiprocessing.connection import wait
 from typing import TypeVar
 
 from tunesmith.errors import OutOfMemory
@@ -57,7 +59,7 @@ class Pool(AbstractContextManager["Pool"]):
     def _started(self) -> ProcessPoolExecutor:
         if self._executor is None:
             # Not forked: threads of the tokenizer and of torch do not survive that.
-            self._executor = ProcessPoolExecutor(self._workers, get_context("spawn"), _quiet)
+            self._executor = ProcessPoolExecutor(self._workers, get_context("spawn"), _begin)
         return self._executor
 
     def __exit__(self, *_: object) -> None:
@@ -65,5 +67,14 @@ class Pool(AbstractContextManager["Pool"]):
             self._executor.shutdown(cancel_futures=True)
 
 
-def _quiet() -> None:
+def _begin() -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's to handle
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+
+
+def _end_with_parent() -> None:
+    """A parent that is killed cannot end its processes: they would wait for work for ever."""
+    parent = parent_process()
+    if parent is not None:
+        wait([parent.sentinel])
+        os._exit(1)

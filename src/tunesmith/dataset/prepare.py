@@ -58,6 +58,14 @@ def read(folder: Path, part: Part) -> Iterator[Example]:
     return (Example.from_json(row) for row in files.read_jsonl(folder / f"{part}.jsonl"))
 
 
+def shared_system(folder: Path) -> str:
+    """The system message that the training rows had, if it was the same in all of them: without it a
+    model would be asked in another way than it was taught."""
+    firsts = {(row.messages[0].role, row.messages[0].content) for row in read(folder, "train")}
+    role, text = firsts.pop() if len(firsts) == 1 else ("", "")
+    return text if role == "system" else ""
+
+
 def tokens(folder: Path, part: Part) -> Tokens:
     """The same rows as token ids. A row of several sequences stands there several times."""
     return Tokens.open(folder / "tokens", part)

@@ -49,7 +49,7 @@ class Evaluation:
 
     def run(self, candidates: list[Candidate]) -> Iterator[Progress]:
         """Measure every candidate; ``results`` and ``samples`` fill as it goes."""
-        tasks = {t.kind: self._task(t) for t in self.settings.tasks if isinstance(t, SqlTaskSettings)}
+        tasks = {t.kind: open_task(t, self.folder) for t in self.settings.tasks if isinstance(t, SqlTaskSettings)}
         rows = [row for row in self.rows if row.answer]
         if tasks and not rows:
             raise SourceError('no test row has an answer to grade by; evaluate.tasks can only be "loss" for raw text')
@@ -80,12 +80,6 @@ class Evaluation:
                 "measured", stage="evaluate", message=task, model=candidate.name,
                 loss=result.get("loss"), score=measured.get("score"),
             )  # fmt: skip
-
-    def _task(self, settings: SqlTaskSettings) -> SqlTask:
-        return SqlTask(
-            database=self.folder / settings.database if settings.database else None,
-            tables=self.folder / settings.tables if settings.tables else None,
-        )
 
     def _answer(self, name: str, rows: list[Example], answers: list[str], adapter: bool) -> Iterator[Progress]:
         """One greedy answer a row, in batches of rows of like length."""
@@ -124,3 +118,11 @@ class Evaluation:
         if base is not marks:
             measured["p_value"] = compare(base, marks).p_value
         return measured
+
+
+def open_task(settings: SqlTaskSettings, folder: Path) -> SqlTask:
+    """The task as the recipe names it; paths begin at ``folder``. Raises `SourceError`."""
+    return SqlTask(
+        database=folder / settings.database if settings.database else None,
+        tables=folder / settings.tables if settings.tables else None,
+    )

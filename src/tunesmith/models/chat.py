@@ -34,23 +34,23 @@ class ChatFormat:
         if not path.exists():
             raise ModelError(f"{folder} has no tokenizer.json; get a version of the model that has one")
         try:
-            self._tokenizer = Tokenizer.from_file(str(path))
+            self.tokenizer = Tokenizer.from_file(str(path))
         except Exception as error:  # the library raises bare Exception
             raise ModelError(f"{path} cannot be read ({error}); download the model again") from None
-        config = _read(folder / "tokenizer_config.json")
-        self.special = {i: t.content for i, t in self._tokenizer.get_added_tokens_decoder().items() if t.special}
+        config = read_config(folder / "tokenizer_config.json")
+        self.special = {i: t.content for i, t in self.tokenizer.get_added_tokens_decoder().items() if t.special}
         literals = sorted(self.special.values(), key=len, reverse=True)
         self._literal = re.compile("|".join(map(re.escape, literals)) or r"(?!)")
         self._mark = f"\U0010fffc{secrets.token_hex(8)}"  # nobody can have written it
-        self.bos = self._id(config.get("bos_token"))
-        self.eos = self._id(config.get("eos_token"))
+        self.bos = self.id_of(config.get("bos_token"))
+        self.eos = self.id_of(config.get("eos_token"))
         self.adds_bos = self._adds_bos(config)
-        source = _template(folder, config)
-        self._template = _compile(source, str(folder)) if source else None
+        source = template_of(folder, config)
+        self._template = compile_template(source, str(folder)) if source else None
         self._words: dict[str, str] = {
             f"{key}_token": _text(config.get(f"{key}_token")) for key in ("bos", "eos", "unk", "pad")
         }
-        self.stop = self._stops(folder) | self._taught_end()
+        self.stop = self._stops(folder) | self.taught_end()
 
     # -- text and tokens -------------------------------------------------------------------------
 
@@ -59,11 +59,11 @@ class ChatFormat:
         none is added."""
         if self._mark in text:
             return self._encode_shielded(text)
-        return self._tokenizer.encode(text, add_special_tokens=False).ids
+        return self.tokenizer.encode(text, add_special_tokens=False).ids
 
     def decode(self, ids: Sequence[int], *, special: bool = False) -> str:
         """Text of token ids, with or without special tokens."""
-        return self._tokenizer.decode(list(ids), skip_special_tokens=not special)
+        return self.tokenizer.decode(list(ids), skip_special_tokens=not special)
 
     def shield(self, value: Any) -> Any:
         """Text, or lists and dicts of it, in which special tokens are marked as plain text."""
@@ -93,8 +93,8 @@ class ChatFormat:
         return found
 
     def _character(self, character: str) -> list[int]:
-        token = self._tokenizer.token_to_id(character)
-        return [token] if token is not None else self._tokenizer.encode(character, add_special_tokens=False).ids
+        token = self.tokenizer.token_to_id(character)
+        return [token] if token is not None else self.tokenizer.encode(character, add_special_tokens=False).ids
 
     @cached_property
     def _names(self) -> dict[str, int]:
@@ -104,9 +104,9 @@ class ChatFormat:
     def _shielded_tokenizer(self) -> Any:
         from tokenizers import AddedToken, Tokenizer
 
-        made = Tokenizer.from_str(self._tokenizer.to_str())
+        made = Tokenizer.from_str(self.tokenizer.to_str())
         made.encode_special_tokens = True
-        for token, added in self._tokenizer.get_added_tokens_decoder().items():
+        for token, added in self.tokenizer.get_added_tokens_decoder().items():
             if added.special:
                 name = f"{self._mark}={token};"
                 made.add_tokens([AddedToken(name, lstrip=added.lstrip, rstrip=added.rstrip, normalized=False)])
@@ -118,13 +118,13 @@ class ChatFormat:
         found, taken = list[tuple[str, int]](), list[int]()
         for token in ids:
             taken.append(token)
-            text = self.special.get(token) or self._tokenizer.decode(taken, skip_special_tokens=False)
-            if len(taken) == 1 and (self._tokenizer.id_to_token(token) or "").startswith("▁"):
+            text = self.special.get(token) or self.tokenizer.decode(taken, skip_special_tokens=False)
+            if len(taken) == 1 and (self.tokenizer.id_to_token(token) or "").startswith("▁"):
                 text = text if text.startswith(" ") else " " + text  # SentencePiece drops a leading space
             if "\ufffd" not in text or len(taken) == 4:  # UTF-8 takes four bytes at most
                 found.append((text, len(taken)))
                 taken = []
-        return [*found, (self._tokenizer.decode(taken), len(taken))] if taken else found
+        return [*found, (self.tokenizer.decode(taken), len(taken))] if taken else found
 
     def start(self, ids: list[int]) -> list[int]:
         """The ids with exactly one BOS in front where the model wants one, and never two."""
@@ -207,16 +207,17 @@ class ChatFormat:
 
     # -- reading the folder ----------------------------------------------------------------------
 
-    def _id(self, token: Any) -> int | None:
-        return self._tokenizer.token_to_id(_text(token)) if token else None
+    def id_of(self, token: Any) -> int | None:
+        """The id of a token as tokenizer_config.json names it: its text, or an object that holds it."""
+        return self.tokenizer.token_to_id(_text(token)) if token else None
 
     def _adds_bos(self, config: dict[str, Any]) -> bool:
         if "add_bos_token" in config:
             return bool(config["add_bos_token"])
-        ids = self._tokenizer.encode("a", add_special_tokens=True).ids
+        ids = self.tokenizer.encode("a", add_special_tokens=True).ids
         return self.bos is not None and ids[:1] == [self.bos]
 
-    def _taught_end(self) -> frozenset[int]:
+    def taught_end(self) -> frozenset[int]:
         """The token that the template ends an answer with: it is what training teaches, so it must stop
         generation too (a base model's eos is often another)."""
         try:
@@ -228,12 +229,13 @@ class ChatFormat:
 
     def _stops(self, folder: Path) -> frozenset[int]:
         """Every token that ends an answer: the tokenizer's, and those that generation_config.json names."""
-        named = _read(folder / "generation_config.json").get("eos_token_id")
+        named = read_config(folder / "generation_config.json").get("eos_token_id")
         ids = named if isinstance(named, list) else [named]
         return frozenset(i for i in [*ids, self.eos] if i is not None)
 
 
-def _read(path: Path) -> dict[str, Any]:
+def read_config(path: Path) -> dict[str, Any]:
+    """The object in a JSON file; empty where there is no file. Raises `ModelError` when it is damaged."""
     try:
         value = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
@@ -247,7 +249,7 @@ def _text(token: Any) -> str:
     return str(token.get("content", "")) if isinstance(token, dict) else str(token or "")
 
 
-def _template(folder: Path, config: dict[str, Any]) -> str | None:
+def template_of(folder: Path, config: dict[str, Any]) -> str | None:
     """From chat_template.jinja, else tokenizer_config.json, which may name several."""
     path = folder / "chat_template.jinja"
     if path.exists():
@@ -259,7 +261,7 @@ def _template(folder: Path, config: dict[str, Any]) -> str | None:
     return template
 
 
-def _compile(source: str, where: str) -> Any:
+def compile_template(source: str, where: str) -> Any:
     import jinja2
     from jinja2.ext import loopcontrols
     from jinja2.sandbox import ImmutableSandboxedEnvironment

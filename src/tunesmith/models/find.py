@@ -8,7 +8,7 @@ import re
 import shutil
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from tunesmith.errors import ModelError, StorageError
@@ -16,6 +16,7 @@ from tunesmith.files import cache_folder
 from tunesmith.models.architecture import read_architecture
 from tunesmith.models.gguf_import import UNFINISHED, import_gguf
 from tunesmith.models.hashes import file_hash
+from tunesmith.models.hub import fetched, is_hub
 from tunesmith.models.safety import refuse_unsafe
 from tunesmith.models.weights import tensor_index
 
@@ -48,22 +49,26 @@ class Model:
 
 
 def find(name: str, progress: Progress | None = None) -> Model:
-    """The model that ``name`` means: "starter", a .gguf file, or a model folder.
+    """The model that ``name`` means: "starter", a .gguf file, a model folder, or "hf:OWNER/NAME" or
+    "modelscope:OWNER/NAME" of a hub.
 
-    A GGUF is imported into the cache the first time; ``progress`` is then called with the fraction
-    done. Raises `ModelError` when there is no such model or it cannot be trusted or read,
+    A GGUF is imported into the cache the first time, a hub's model downloaded; ``progress`` is then called
+    with the fraction done. Raises `ModelError` when there is no such model or it cannot be trusted or read,
     `StorageError` when the cache cannot be written.
     """
     if name == "starter":
         return _from_gguf(name, starter_file(), progress)
+    if is_hub(name):
+        place = fetched(name, progress and (lambda done, total: progress(done / max(total, 1))))
+        return replace(find(str(place), progress), name=name)
     path = Path(name).expanduser()
     if path.is_dir():
         return _from_folder(name, path.resolve())
     if path.is_file():
         return _from_gguf(name, path.resolve(), progress)
     raise ModelError(
-        f"there is no model {name!r}; give 'starter', the path of a .gguf file, or the path of a folder "
-        f"with config.json and *.safetensors"
+        f"there is no model {name!r}; give 'starter', the path of a .gguf file, the path of a folder "
+        f"with config.json and *.safetensors, or hf:OWNER/NAME"
     )
 
 

@@ -170,7 +170,7 @@ def _tensor(gguf: Gguf, stored: GgufTensor, name: str, config: dict[str, Any]) -
     dtype = "F32" if norm else _FLOATS.get(stored.type, "F16")
 
     def data() -> Iterator[np.ndarray]:
-        rows, order = gguf.rows(stored), _row_order(name, stored.shape[0], config)
+        rows, order = gguf.rows(stored), row_order(name, stored.shape[0], config)
         step = max(1, CHUNK_ITEMS // max(1, int(np.prod(stored.shape)) // len(rows)))
         for start in range(0, len(rows), step):
             stop = min(start + step, len(rows))
@@ -185,7 +185,7 @@ def _tensor(gguf: Gguf, stored: GgufTensor, name: str, config: dict[str, Any]) -
     return Tensor(name, dtype, stored.shape, data)
 
 
-def _row_order(name: str, rows: int, config: dict[str, Any]) -> np.ndarray | None:
+def row_order(name: str, rows: int, config: dict[str, Any]) -> np.ndarray | None:
     """Which stored row comes at each place. llama.cpp turns neighbouring dimensions of a llama's heads
     by position, Hugging Face dimension i with i + dim/2: its converter interleaves both halves."""
     heads = {"q_proj": "num_attention_heads", "k_proj": "num_key_value_heads"}.get(name.split(".")[-2])

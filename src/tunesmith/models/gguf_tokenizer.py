@@ -37,7 +37,7 @@ def tokenizer_files(gguf: Gguf) -> dict[str, dict[str, Any]]:
             f"{gguf.path}: its tokenizer is of the kind {kind!r}, which is not supported; supported are "
             f"gpt2 (byte-level BPE) and llama (SentencePiece)"
         )
-    special = _special_ids(gguf)
+    special = special_ids(gguf)
     adds_bos = bool(gguf.get("tokenizer.ggml.add_bos_token", adds_bos)) and "bos" in special
     adds_eos = bool(gguf.get("tokenizer.ggml.add_eos_token", False)) and "eos" in special
     tokens = gguf.require("tokenizer.ggml.tokens")
@@ -64,7 +64,7 @@ def tokenizer_files(gguf: Gguf) -> dict[str, dict[str, Any]]:
 
 def generation_ids(gguf: Gguf) -> dict[str, Any]:
     """bos, pad and all end ids, the tokenizer's own end token first."""
-    special = _special_ids(gguf)
+    special = special_ids(gguf)
     tokens, types = gguf.require("tokenizer.ggml.tokens"), _types(gguf)
     ends = [special.get("eos"), *(gguf.get(f"tokenizer.ggml.{name}_token_id") for name in ("eot", "eom"))]
     ends += [i for i, t in enumerate(tokens) if t in END_TEXTS and types[i] == CONTROL]
@@ -73,7 +73,7 @@ def generation_ids(gguf: Gguf) -> dict[str, Any]:
     return found | {"eos_token_id": list(dict.fromkeys(e for e in ends if e is not None))}
 
 
-def _special_ids(gguf: Gguf) -> dict[str, int]:
+def special_ids(gguf: Gguf) -> dict[str, int]:
     """bos, eos, unk and pad by id. SentencePiece files may leave out <unk> 0, <s> 1, </s> 2."""
     llama = gguf.get("tokenizer.ggml.model") == "llama"
     usual = {"bos": 1, "eos": 2, "unk": 0} if llama else {}
@@ -157,7 +157,7 @@ def _bpe(
     vocabulary = {token: i for i, token in enumerate(tokens)}
     if len(vocabulary) != len(tokens):
         raise ModelError(f"{gguf.path}: its vocabulary holds a token twice; convert or download it again")
-    unknown = _special_ids(gguf).get("unk") if byte_fallback else None
+    unknown = special_ids(gguf).get("unk") if byte_fallback else None
     return {
         "type": "BPE",
         "dropout": None,

@@ -50,7 +50,7 @@ def ask_llamacpp(gguf: Path, requests: Sequence[str | Sequence[int]], *, logits:
     ids are taken as they are. Raises `ModelError` when llama.cpp refuses the file or breaks, and
     `EngineError` when it is not installed.
     """
-    library = _library()
+    library = shared_library()
     with tempfile.TemporaryDirectory(prefix="tunesmith-") as name:
         folder = Path(name)
         plain = [r if isinstance(r, str) else [int(i) for i in r] for r in requests]
@@ -68,7 +68,7 @@ def ask_llamacpp(gguf: Path, requests: Sequence[str | Sequence[int]], *, logits:
             path.unlink(missing_ok=True)
 
 
-def _library() -> Path:
+def shared_library() -> Path:
     """xllamacpp's shared library, found without importing the package."""
     spec = importlib.util.find_spec("xllamacpp")
     folders = list(spec.submodule_search_locations or []) if spec else []

@@ -89,16 +89,8 @@ def _open_run(folder: RunFolder) -> Answerer:
     answerer = _open_model(folder.path.name, recipe.model)
     answerer.engine.add_adapter(shape_of(config), seed=0)
     answerer.engine.load_adapter_arrays(arrays)
-    answerer.adapter, answerer.system = True, _system(folder)
+    answerer.adapter, answerer.system = True, prepare.shared_system(folder.dataset)
     return answerer
-
-
-def _system(folder: RunFolder) -> str:
-    """The system message that the training rows had, if it was the same in all of them: without it
-    the model would be asked in another way than it was taught."""
-    firsts = {row.messages[0] for row in _rows(folder, "train")}
-    first = firsts.pop() if len(firsts) == 1 else None
-    return first.content if first is not None and first.role == "system" else ""
 
 
 def _rows(folder: RunFolder, part: Literal["train", "test"]) -> list[Example]:

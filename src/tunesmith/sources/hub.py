@@ -18,9 +18,7 @@ from pathlib import Path, PurePosixPath
 from tunesmith.errors import SourceError
 from tunesmith.hubs.clients import connect
 from tunesmith.hubs.download import OnProgress, download, is_whole, listed
-from tunesmith.hubs.repository import RemoteFile, Repository, is_hub, repository
-
-__all__ = ["fetched", "is_hub"]
+from tunesmith.hubs.repository import RemoteFile, Repository, repository
 
 ROWS = frozenset({".jsonl", ".ndjson", ".json", ".csv", ".tsv", ".parquet", ".xlsx"})
 PROSE = frozenset({".txt", ".md"})
@@ -43,8 +41,8 @@ def fetched(path: str, on_progress: OnProgress | None = None) -> Path:
     data_set = repository(path, "data set", "data/train.jsonl")
     folder = data_set.folder()
     if not is_whole(folder):
-        hub = connect(data_set)
-        download(data_set, hub, _chosen(data_set, listed(data_set, hub)), on_progress)
+        with connect(data_set) as hub:
+            download(data_set, hub, _chosen(data_set, listed(data_set, hub)), on_progress)
     return folder / data_set.inside
 
 

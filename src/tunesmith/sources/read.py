@@ -7,11 +7,12 @@ from itertools import islice
 from pathlib import Path
 
 from tunesmith.errors import RecipeError, SourceError
+from tunesmith.hubs.repository import is_hub
 from tunesmith.settings import SourceTable
 from tunesmith.sources import blog_index, documents, folder, registry, rows, tables, wikisql
 from tunesmith.sources.document import Document
 from tunesmith.sources.example import Example, Origin
-from tunesmith.sources.hub import fetched, is_hub
+from tunesmith.sources.hub import fetched
 from tunesmith.sources.quarantine import Quarantined
 from tunesmith.sources.text import source_errors
 

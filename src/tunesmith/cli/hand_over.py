@@ -1,0 +1,104 @@
+"""`tunesmith export`, `prove` and `publish`: what leaves this machine's run folder, and how it is shown."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from rich.text import Text
+
+from tunesmith.cli.console import print_json
+from tunesmith.cli.tables import proof_table
+from tunesmith.cli.view import View
+from tunesmith.cli.work import drive, kept_for_json, print_next
+from tunesmith.errors import CheckFailed, RecipeError
+
+
+def export(recipe: Path, name: str | None, to: str, quant: str, *, as_json: bool) -> None:
+    """`tunesmith export`. Raises `CheckFailed` when a file is not the trained model."""
+    if (name is None) == (to == "ollama"):
+        raise RecipeError(
+            "say how the model is called in Ollama: --to ollama NAME" if name is None
+            else f"a name goes with --to ollama; --to {to} takes none"
+        )  # fmt: skip
+    formats = {
+        "gguf": [f"gguf:{quant}"],
+        "ollama": [f"gguf:{quant}", f"ollama:{name}"],
+        "lmstudio": [f"gguf:{quant}", "lmstudio"],
+    }.get(to, [to])
+    with kept_for_json(as_json) as console:
+        from tunesmith import stages as rooms
+
+        folder, resolved = rooms.open_run(recipe, None, {"export.formats": formats})
+        try:
+            drive(folder, resolved, console, stages=("export",), fresh=False)
+        finally:
+            proofs = [p for p in rooms.proofs(folder) if p["gguf"].endswith(f"-{quant}.gguf")]
+            if not as_json and proofs:
+                console.print(proof_table(proofs))
+        if not as_json:
+            gguf = next((folder.export / p["gguf"] for p in proofs), None)
+            hints = {f"tunesmith publish {folder} --to hf:OWNER/NAME": "send it to a hub"}
+            print_next(console, ({f"tunesmith chat {gguf}": "talk to the file"} if gguf else {}) | hints)
+    if as_json:
+        print_json({"run": str(folder), "formats": formats, "folder": str(folder.export), "proofs": proofs})
+
+
+def prove(run: Path, ggufs: list[Path], *, as_json: bool) -> None:
+    """`tunesmith prove`. Raises `CheckFailed` when a file is not the trained model."""
+    with kept_for_json(as_json) as console:
+        from tunesmith import stages as rooms
+        from tunesmith.run import RunFolder
+
+        folder = RunFolder(run)
+        with View(console) as view:
+            for progress in rooms.prove(folder, ggufs, view.show):
+                view.show(progress)
+        names = {gguf.name for gguf in ggufs}
+        proofs = [p for p in rooms.proofs(folder) if not names or p["gguf"] in names]
+        if not as_json:
+            console.print(proof_table(proofs))
+    if as_json:
+        print_json({"run": str(folder), "proofs": proofs})
+    _refuse(proofs)
+
+
+def _refuse(proofs: list[dict[str, Any]]) -> None:
+    for proof in proofs:
+        if not proof["holds"]:
+            causes = "; ".join(cause["sentence"] for cause in proof["causes"])
+            raise CheckFailed(f"{proof['gguf']} is not the model that was trained: {causes}")
+
+
+def publish(run: Path, to: str, what: str, *, public: bool, as_json: bool) -> None:
+    """`tunesmith publish`."""
+    with kept_for_json(as_json) as console:
+        from tunesmith.export.card import model_card
+        from tunesmith.export.publish import publish as send
+        from tunesmith.models.find import find
+        from tunesmith.progress import Progress
+        from tunesmith.run import RunFolder
+
+        folder = RunFolder(run)
+        recipe = folder.recipe()
+        files = _published(folder.adapter, folder.export, what)
+        card = model_card(folder, files, recipe.model.name, to=to, base_folder=find(recipe.model.name).folder)
+        with View(console) as view:
+            url = send(
+                files, to, card=card, private=not public,
+                on_progress=lambda done, total: view.show(
+                    Progress("working", stage="publish", message=f"sending to {to}", done=done, total=total)
+                ),
+            )  # fmt: skip
+        if not as_json:
+            who = "everybody" if public else "you alone"
+            console.print(Text.assemble(("✓ ", "bold green"), f"{url}, for {who} to see"))
+    if as_json:
+        print_json({"url": url, "private": not public, "files": [path.name for path in files]})
+
+
+def _published(adapter: Path, export: Path, what: str) -> list[Path]:
+    if what == "gguf":
+        return sorted(export.glob("*.gguf")) + [p for p in [export / "Modelfile"] if p.exists()]
+    folder = {"adapter": adapter, "merged": export / "merged", "mlx": export / "mlx-4bit"}[what]
+    return sorted(path for path in folder.glob("*") if path.is_file())

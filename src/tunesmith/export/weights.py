@@ -1,0 +1,305 @@
+"""The trained model as one set of weights: W + (alpha / rank) B A, a slice of rows at a time.
+
+`Weights` is what every kind of export reads from. Nothing holds more than a few slices, so a model of any
+size can be merged.
+"""
+
+from __future__ import annotations
+
+import functools
+import json
+import math
+import os
+import re
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from pathlib import Path
+from typing import NamedTuple, TypeVar
+
+import numpy as np
+
+from tunesmith.errors import ModelError
+from tunesmith.export.hf_folder import decoder_config
+from tunesmith.models.safetensors_file import TensorInfo, read_header
+from tunesmith.models.safety import refuse_unsafe
+from tunesmith.models.weights import canonical_name, tensor_index
+from tunesmith.training.checkpoints import CONFIG as ADAPTER_CONFIG
+from tunesmith.training.checkpoints import WEIGHTS as ADAPTER_WEIGHTS
+
+SLICE_ITEMS = 1 << 17
+"""Weights that are merged at once by one worker: half a MB of float32 stays in the processor's cache;
+with 4 MB it takes 2.5 times as long."""
+TORCH_NAMES = {"BF16": "bfloat16", "F16": "float16", "F32": "float32"}
+_STORED = {"BF16": np.dtype("<u2"), "F16": np.dtype("<f2"), "F32": np.dtype("<f4")}
+_HALVES = np.arange(1 << 16, dtype=np.uint16).view(np.float16).astype(np.float32)
+"""float32 of every 16-bit float: looking it up is 2.5 times as fast as numpy's conversion."""
+FIRST_INFINITE = {"F32": math.inf, "BF16": float.fromhex("0x1.ffp127"), "F16": 65520.0}
+"""The smallest number that rounds to infinity."""
+_LORA = re.compile(r"(?:base_model\.model\.)?(.+)\.lora_([AB])(?:\.default)?\.weight")
+_NOT_SUPPORTED = (
+    "use_dora", "lora_bias", "fan_in_fan_out", "modules_to_save", "rank_pattern", "alpha_pattern", "use_qalora",
+    "use_bdlora", "trainable_token_indices", "layer_replication", "target_parameters", "alora_invocation_tokens",
+    "velora_config", "monteclora_config", "kasa_config", "arrow_config",
+)  # fmt: skip
+"""Settings of peft's LoraConfig with which the merged weight is another one than W + scale B A."""
+_PLAIN_STARTS = (True, False, None, "gaussian", "eva", "orthogonal")
+"""Initialisations (``init_lora_weights``) that leave the base weights as they are; PiSSA, LoftQ and others do not."""
+Job = TypeVar("Job")
+Result = TypeVar("Result")
+
+
+class Stored(NamedTuple):
+    """One tensor in a safetensors file, read by its offset."""
+
+    path: Path
+    info: TensorInfo
+
+    def raw(self, start: int, stop: int) -> np.ndarray:
+        """Slice of the first axis as it is stored; BF16 as uint16. Raises `ModelError` when the file lost its end."""
+        dtype, (rows, *inner) = _STORED[self.info.dtype], self.info.shape
+        start, stop, _ = slice(start, max(start, stop)).indices(rows)
+        width = math.prod(inner)
+        offset, count = self.info.start + start * width * dtype.itemsize, (stop - start) * width
+        try:
+            values = np.fromfile(self.path, dtype, count, offset=offset)
+        except OSError as error:
+            raise ModelError(f"{self.path} cannot be read ({error.strerror or error}); check the disk") from None
+        if len(values) != count:
+            raise ModelError(f"{self.path} was cut short while it was read; download it again")
+        return values.reshape(stop - start, *inner)
+
+    def floats(self, start: int, stop: int) -> np.ndarray:
+        """The same slice in float32, exactly."""
+        return widen(self.raw(start, stop))
+
+    def whole(self) -> np.ndarray:
+        return self.floats(0, self.info.shape[0])
+
+
+class Update(NamedTuple):
+    """What one module learned: ``scale`` B A, with a [rank, in] and b [out, rank]."""
+
+    a: Stored
+    b: Stored
+    scale: float
+
+    def scaled_a(self) -> np.ndarray:
+        return self.a.whole() * np.float32(self.scale)
+
+
+def _product(b: np.ndarray, a: np.ndarray) -> np.ndarray:
+    """b @ a in pieces that OpenBLAS computes on the calling thread (it does up to 2^18 multiplications).
+
+    On a busy machine its own threads wait for each other, 16 ms a call: 60 times as long.
+    """
+    rows, (rank, width) = len(b), a.shape
+    b = np.pad(b, ((0, -rows % 8), (0, 0))).reshape(-1, 8, rank)
+    out = np.empty((len(b), 8, width), np.float32)
+    step = max(1, (1 << 18) // (8 * rank))
+    for left in range(0, width, step):
+        np.matmul(b, a[:, left : left + step], out=out[:, :, left : left + step])
+    return out.reshape(-1, width)[:rows]
+
+
+class Weights:
+    """The tensors of a model folder under their canonical names, the adapter's updates added in float32.
+
+    A stored head that config.json says is tied is left out: the engines do not read it either.
+    Raises `ModelError` for a folder that is not safe, cannot be read or is quantized, and for an
+    adapter of another base or of a kind that is not supported.
+    """
+
+    def __init__(self, base: Path, adapter: Path | None = None) -> None:
+        refuse_unsafe(base)
+        config = decoder_config(base)
+        headers: dict[Path, dict[str, TensorInfo]] = {}
+        tensors: dict[str, Stored] = {}
+        for name, (path, inner) in tensor_index(base).items():
+            if path not in headers:
+                headers[path] = read_header(path)
+            tensors[name] = Stored(path, headers[path][inner])
+        if config.get("tie_word_embeddings", str(config.get("model_type")).startswith("gemma")):
+            tensors.pop("lm_head.weight", None)
+        for name, stored in tensors.items():
+            _check_stored(name, stored)
+        self._tensors = {name: tensors[name] for name in sorted(tensors, key=_place)}
+        self.updates = _read_updates(adapter, self._tensors, base) if adapter else {}
+        self._scaled_a = functools.lru_cache(maxsize=4)(Update.scaled_a)  # kept from one slice to the next
+
+    def names(self) -> list[str]:
+        """The embedding, the layers from bottom to top, the last norm, the head."""
+        return list(self._tensors)
+
+    def shape(self, name: str) -> tuple[int, ...]:
+        return self._tensors[name].info.shape
+
+    def dtype(self, name: str) -> str:
+        """As it is stored in the base: "BF16", "F16" or "F32"."""
+        return self._tensors[name].info.dtype
+
+    def is_changed(self, name: str) -> bool:
+        """Whether the adapter has an update for this tensor."""
+        return name in self.updates
+
+    def rows(self, name: str, start: int, stop: int) -> np.ndarray:
+        """float32 slice of the first axis, merged; only this slice is in memory."""
+        values = self._tensors[name].floats(start, stop)
+        if update := self.updates.get(name):
+            values += _product(update.b.floats(start, stop), self._scaled_a(update))
+        return values
+
+    def read(self, name: str) -> np.ndarray:
+        """The whole tensor, float32."""
+        return self.rows(name, 0, self.shape(name)[0])
+
+    def stored(self, name: str, start: int, stop: int) -> np.ndarray:
+        """A slice of the base as its file has it (BF16 as uint16), without the adapter."""
+        return self._tensors[name].raw(start, stop)
+
+    def main_dtype(self) -> str:
+        """The dtype that most weights are stored in."""
+        sizes: dict[str, int] = {}
+        for stored in self._tensors.values():
+            sizes[stored.info.dtype] = sizes.get(stored.info.dtype, 0) + math.prod(stored.info.shape)
+        return max(sizes, key=lambda dtype: sizes[dtype])
+
+
+def _check_stored(name: str, stored: Stored) -> None:
+    if stored.info.dtype not in _STORED:
+        raise ModelError(
+            f"{stored.path}: {name} is stored as {stored.info.dtype}, which cannot be merged; "
+            f"use the model's 16-bit folder or a GGUF of it"
+        )
+    if not stored.info.shape:
+        raise ModelError(f"{stored.path}: {name} is a single number, which no supported model has")
+
+
+def _place(name: str) -> tuple[int, int, str]:
+    """Layers are counted as numbers: 2 comes before 10."""
+    parts = name.split(".")
+    layer = int(parts[2]) if parts[1] == "layers" else 0
+    return ["embed_tokens", "layers", "norm"].index(parts[1]) if parts[0] == "model" else 3, layer, name
+
+
+# -- the adapter -------------------------------------------------------------------------------------
+
+
+def _read_updates(adapter: Path, base: dict[str, Stored], folder: Path) -> dict[str, Update]:
+    """The adapter's updates by the base tensor they belong to; every array of it is used, or it is refused."""
+    rank, scale = _rank_and_scale(adapter)
+    path = adapter / ADAPTER_WEIGHTS
+    if not path.is_file():
+        raise ModelError(f"{adapter} holds no {ADAPTER_WEIGHTS}; give an adapter folder in PEFT's layout")
+    pairs: dict[str, dict[str, Stored]] = {}
+    for name, info in read_header(path).items():
+        match = _LORA.fullmatch(name)
+        if match is None or info.dtype not in _STORED or len(info.shape) != 2:
+            raise ModelError(f"{path} holds {name} ({info.dtype}), which is no plain LoRA and cannot be merged")
+        pairs.setdefault(match[1], {})[match[2]] = Stored(path, info)
+    if not pairs:
+        raise ModelError(f"{path} is empty; train again")
+    updates: dict[str, Update] = {}
+    for module, pair in pairs.items():
+        target = canonical_name(f"{module}.weight")
+        if target is None or target not in base:
+            raise ModelError(
+                f"{adapter} was trained on another base: it changes {module}, which {folder} does not have; "
+                f"give the model that it was trained on"
+            )
+        updates[target] = _update(module, pair, rank, scale, base[target].info.shape, path)
+    return updates
+
+
+def _rank_and_scale(adapter: Path) -> tuple[int, float]:
+    """What adapter_config.json says, when all that it says is supported."""
+    path = adapter / ADAPTER_CONFIG
+    try:
+        config = json.loads(path.read_text(encoding="utf-8"))
+        rank, alpha = int(config["r"]), float(config["lora_alpha"])
+        if rank < 1 or not math.isfinite(alpha):
+            raise ValueError(f"rank {rank}, alpha {alpha}")
+    except FileNotFoundError:
+        raise ModelError(f"{adapter} holds no {ADAPTER_CONFIG}; give an adapter folder in PEFT's layout") from None
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise ModelError(f"{path} is no configuration of a LoRA adapter in PEFT's layout ({error!r})") from None
+    kind = str(config.get("peft_type", "LORA"))
+    start = config.get("init_lora_weights", True)
+    wrong = [f"{key} = {json.dumps(config[key])}" for key in _NOT_SUPPORTED if config.get(key)]
+    wrong += [f"peft_type = {kind}"] if kind.upper() != "LORA" else []
+    wrong += [f"bias = {config['bias']}"] if config.get("bias", "none") != "none" else []
+    wrong += [f"init_lora_weights = {start}"] if start not in _PLAIN_STARTS else []
+    if wrong:
+        raise ModelError(f"{path} says {wrong[0]}, with which an adapter cannot be merged here; merge it with peft")
+    return rank, alpha / (math.sqrt(rank) if config.get("use_rslora") else rank)
+
+
+def _update(
+    module: str, pair: dict[str, Stored], rank: int, scale: float, shape: tuple[int, ...], path: Path
+) -> Update:
+    """One module's update, its rank and shape checked against adapter_config.json and the base's ``shape``."""
+    if pair.keys() != {"A", "B"}:
+        raise ModelError(f"{path} holds only one half of the update of {module}; train again")
+    a, b = pair["A"].info.shape, pair["B"].info.shape
+    if a[0] != rank or b[1] != rank:
+        raise ModelError(f"{path}: {module} has the rank {a[0]} and {ADAPTER_CONFIG} says {rank}; train again")
+    if (b[0], a[1]) != shape:
+        raise ModelError(
+            f"{path} was trained on another base: its {module} is {b[0]} x {a[1]} and this base's is "
+            f"{' x '.join(map(str, shape))}; give the model that it was trained on"
+        )
+    if not all(np.isfinite(stored.whole()).all() for stored in pair.values()):
+        raise ModelError(f"{path}: {module} holds numbers that are not finite; train again with a lower learning rate")
+    return Update(pair["A"], pair["B"], scale)
+
+
+# -- numbers -----------------------------------------------------------------------------------------
+
+
+def narrow(values: np.ndarray, dtype: str, name: str) -> np.ndarray:
+    """float32 rounded to the nearest of ``dtype``, ties to even; BF16 as uint16. ``values`` may be changed.
+
+    Raises `ModelError` when a number would become infinite, or is none.
+    """
+    limit = FIRST_INFINITE[dtype]
+    if not (values.max() < limit and values.min() > -limit):
+        raise ModelError(f"{name} holds numbers that are no {TORCH_NAMES[dtype]}; export it in another type")
+    if dtype == "F32":
+        return values
+    if dtype == "F16":
+        return values.astype(np.float16)
+    bits = values.view(np.uint32)
+    half = bits >> 16
+    half &= 1
+    half += 0x7FFF
+    bits += half
+    bits >>= 16
+    return bits.astype(np.uint16)
+
+
+def widen(values: np.ndarray) -> np.ndarray:
+    """The inverse of `narrow`, exactly: BF16 as uint16, F16 or F32 becomes float32."""
+    if values.dtype == np.uint16:
+        wide = values.astype(np.uint32)
+        wide <<= 16
+        return wide.view(np.float32)
+    return np.take(_HALVES, values.view(np.uint16), mode="clip") if values.dtype == np.float16 else values
+
+
+def spans(shape: Sequence[int], items: int = SLICE_ITEMS) -> Iterator[tuple[int, int]]:
+    """Slices of the first axis of about ``items`` numbers, as (start, stop); a multiple of 8 rows each."""
+    step = max(8, items // max(1, math.prod(shape[1:])) // 8 * 8)
+    return ((start, min(start + step, shape[0])) for start in range(0, shape[0], step))
+
+
+def computed_ahead(function: Callable[[Job], Result], over: Iterator[Job]) -> Iterator[Result]:
+    """``map`` on a few threads, in order, at most two results a thread ahead (numpy lets go of the lock)."""
+    workers = min(4, os.cpu_count() or 1)
+    with ThreadPoolExecutor(workers) as pool:
+        waiting: deque[Future[Result]] = deque()
+        for span in over:
+            waiting.append(pool.submit(function, span))
+            if len(waiting) >= 2 * workers:
+                yield waiting.popleft().result()
+        while waiting:
+            yield waiting.popleft().result()

@@ -1,0 +1,166 @@
+"""From a finished run to files that run elsewhere, each GGUF proved, and nothing handed over that is not."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from fake_ollama import FakeOllama
+from tiny_chat import write_rows
+
+from tunesmith import stages
+from tunesmith.cli.app import call
+from tunesmith.errors import CheckFailed, EngineError, RecipeError, RunError
+from tunesmith.export import produce
+from tunesmith.export.formats import Formats, parse_formats
+from tunesmith.progress import Progress
+from tunesmith.run import RunFolder
+
+RECIPE = """
+[model]
+name = "{model}"
+engine = "torch"
+precision = "fp32"
+[data]
+sources = ["rows.jsonl"]
+system = "You add."
+[train]
+epochs = 2
+batch = 8
+learning_rate = 2e-2
+[evaluate]
+max_new_tokens = 8
+[export.proof]
+tokens = 200
+prompts = 3
+"""
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory: pytest.TempPathFactory, tiny_model: Path) -> Path:
+    folder = tmp_path_factory.mktemp("trained")
+    write_rows(folder / "rows.jsonl", 60)
+    (folder / "sums.toml").write_text(RECIPE.format(model=tiny_model))
+    run, recipe = stages.open_run(folder / "sums.toml", folder / "sums")
+    for _ in stages.run(run, recipe):
+        pass
+    return folder / "sums"
+
+
+def export(run: Path, *formats: str) -> list[Progress]:
+    folder, recipe = stages.open_run(run, None, {"export.formats": list(formats)})
+    return list(stages.run(folder, recipe, stages=("export",)))
+
+
+def test_a_gguf_comes_with_its_proof_and_a_modelfile(trained):
+    export(trained, "gguf:f16")
+    [proof] = stages.proofs(RunFolder(trained))
+    assert proof["holds"]
+    assert {check["name"] for check in proof["checks"]} >= {"prompt", "model", "end", "ollama"}
+    assert proof["sha256"] == stages.files.file_hash(trained / "export" / "sums-f16.gguf")
+    written = (trained / "export" / "Modelfile").read_text()
+    assert written.startswith("FROM ./sums-f16.gguf\n")
+    assert "You add." in written
+
+
+def test_what_was_exported_is_not_made_again(trained):
+    export(trained, "gguf:f16")
+    before = (trained / "export" / "sums-f16.gguf").stat().st_mtime_ns
+    assert [e.message for e in export(trained, "gguf:f16")] == ["unchanged"]
+    assert (trained / "export" / "sums-f16.gguf").stat().st_mtime_ns == before
+
+
+def test_every_other_format_is_written(trained):
+    export(trained, "lora", "merged", "mlx")
+    made = {p.name for p in (trained / "export").iterdir()}
+    assert {"sums-lora.gguf", "merged", "mlx-4bit"} <= made
+    assert (trained / "export" / "merged" / "model.safetensors").exists()
+
+
+def test_ollama_gets_the_proved_file_and_is_asked_a_held_out_question(trained, tmp_path, monkeypatch):
+    with FakeOllama(tmp_path) as ollama:
+        ollama.answer = lambda model, request: f"{model.system} {request['messages'][-1]['content']}"
+        monkeypatch.setenv("OLLAMA_HOST", ollama.host)
+        events = export(trained, "gguf:f16", "ollama:sums")
+        assert ollama.models["sums:latest"].system == "You add."
+    [note] = [e.message for e in events if e.event == "note"]
+    assert note.startswith("sums answers")
+    assert "You add." in note
+
+
+def test_no_ollama_is_said_and_the_file_stays(trained, monkeypatch):
+    monkeypatch.setenv("OLLAMA_HOST", "127.0.0.1:9")
+    with pytest.raises(EngineError, match="ollama"):
+        export(trained, "gguf:f16", "ollama:other")
+    assert (trained / "export" / "sums-f16.gguf").exists()
+
+
+def test_a_file_that_is_not_the_trained_model_is_not_handed_over(trained, tmp_path, monkeypatch):
+    real = produce.write_gguf
+
+    def without_adapter(weights: Any, base: Path, *rest: Any, **options: Any) -> None:
+        real(produce.Weights(base, None), base, *rest, **options)
+
+    monkeypatch.setattr(produce, "write_gguf", without_adapter)
+    with FakeOllama(tmp_path) as ollama:
+        monkeypatch.setenv("OLLAMA_HOST", ollama.host)
+        with pytest.raises(CheckFailed, match="adapter"):
+            export(trained, "gguf:bf16", "ollama:wrong")
+        assert not ollama.models
+    assert not next(p for p in stages.proofs(RunFolder(trained)) if p["gguf"] == "sums-bf16.gguf")["holds"]
+    (trained / "export" / "sums-bf16.gguf").unlink()
+
+
+def test_prove_can_be_run_alone_and_on_another_file(trained, tmp_path):
+    export(trained, "gguf:f16")
+    copy = tmp_path / "copy.gguf"
+    copy.write_bytes((trained / "export" / "sums-f16.gguf").read_bytes())
+    assert [e.message for e in stages.prove(RunFolder(trained), [copy])] == ["proof holds"]
+    assert "copy.gguf" in {p["gguf"] for p in stages.proofs(RunFolder(trained))}
+
+
+def test_a_run_trained_on_another_base_is_refused(trained, tmp_path):
+    run = RunFolder(trained)
+    model = run.manifest()["model"]
+    run.update_manifest(model={**model, "sha256": "0" * 64})
+    try:
+        with pytest.raises(RunError, match="another model"):
+            export(trained, "merged")
+    finally:
+        run.update_manifest(model=model)
+
+
+@pytest.mark.parametrize(
+    ("names", "formats"),
+    [
+        (("gguf",), Formats(("q4_k_m",))),
+        (("gguf:q8_0", "gguf:f16", "lora"), Formats(("q8_0", "f16"), lora=True)),
+        (("ollama:me/model:7b",), Formats(("q4_k_m",), ollama="me/model:7b")),
+        (("lmstudio", "mlx", "merged"), Formats(("q4_k_m",), merged=True, mlx=True, lmstudio=True)),
+    ],
+)
+def test_formats_are_named_in_words(names, formats):
+    assert parse_formats(names) == formats
+
+
+@pytest.mark.parametrize("name", ["guff", "gguf:q3", "lora:x", "ollama", "ollama:"])
+def test_an_unknown_format_is_refused(name):
+    with pytest.raises(RecipeError):
+        parse_formats((name,))
+
+
+def test_the_command_shows_the_proof_and_puts_one_object_on_stdout(trained, capsys):
+    call(["export", str(trained), "--to", "gguf", "--quant", "f16", "--json"])
+    shown = json.loads(capsys.readouterr().out)
+    assert shown["proofs"][0]["holds"]
+    call(["prove", str(trained), str(trained / "export" / "sums-f16.gguf")])
+    assert "sums-f16.gguf" in capsys.readouterr().out
+
+
+def test_a_name_goes_with_ollama_alone(trained):
+    with pytest.raises(RecipeError, match="--to ollama NAME"):
+        call(["export", str(trained), "--to", "ollama"])
+    with pytest.raises(RecipeError, match="takes none"):
+        call(["export", str(trained), "name"])
