@@ -8,7 +8,21 @@ import sys
 from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
-COMMANDS = ("demo", "init", "run", "prepare", "train", "evaluate", "check", "compare", "export", "prove", "publish", "chat", "models")
+COMMANDS = (
+    "demo",
+    "init",
+    "run",
+    "prepare",
+    "train",
+    "evaluate",
+    "check",
+    "compare",
+    "export",
+    "prove",
+    "publish",
+    "chat",
+    "models",
+)
 
 
 def settings_page() -> str:
