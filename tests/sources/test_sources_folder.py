@@ -37,10 +37,18 @@ def test_each_path_can_be_opened_and_its_name_ends_alike(tmp_path):
     assert name == "notes/a/b.md"
 
 
-def test_links_are_followed(tmp_path):
-    files(tmp_path, "elsewhere/x.md", "here/a.md")
+def test_links_are_followed_as_long_as_they_stay_inside(tmp_path):
+    files(tmp_path, "elsewhere/x.md", "here/b/a.md")
+    (tmp_path / "here" / "a.md").symlink_to(tmp_path / "here" / "b" / "a.md")
     (tmp_path / "here" / "link").symlink_to(tmp_path / "elsewhere")
-    assert walked(tmp_path / "here") == (["notes/a.md", "notes/link/x.md"], {})
+    names, reasons = walked(tmp_path / "here")
+    assert names == ["notes/a.md"]
+    assert "leads out of the folder" in reasons["notes/link"]
+
+
+def test_what_a_run_wrote_is_not_read(tmp_path):
+    files(tmp_path, "a.md", "runs/a/manifest.json", "runs/a/progress.jsonl", "runs/a/dataset/train.jsonl")
+    assert walked(tmp_path) == (["notes/a.md"], {})
 
 
 def test_a_loop_of_links_is_reported_once(tmp_path):

@@ -109,5 +109,16 @@ def test_what_is_named_must_be_there(folder):
 def test_every_file_that_is_read_is_watched_for_changes(folder):
     assert {p.name for p in paths_of(SourceTable(path="."), folder)} >= {"rows.jsonl", "note.md", "faq.csv"}
     assert [p.name for p in paths_of(SourceTable(path="rows.jsonl"), folder)] == ["rows.jsonl"]
-    index = SourceTable(path="index.md", kind="blog-index")
-    assert {p.name for p in paths_of(index, folder)} >= {"index.md", "note.md"}
+    index = SourceTable(path="index.md", kind="blog-index", marker="## Articles")
+    assert [p.name for p in paths_of(index, folder)] == ["index.md", "note.md"]
+    (folder / "dataset_info.json").write_text(json.dumps({"mine": {"file_name": "rows.json"}}))
+    for named in ("rows.json", "dataset_info.json#mine"):
+        assert {p.name for p in paths_of(SourceTable(path=named), folder)} == {"rows.json", "dataset_info.json"}
+    (folder / "faq.sqlite-wal").touch()
+    assert {p.name for p in paths_of(SourceTable(path="faq.sqlite"), folder)} >= {"faq.sqlite", "faq.sqlite-wal"}
+
+
+def test_a_sign_in_a_folders_name_is_no_registry(folder):
+    (folder / "C#").mkdir()
+    (folder / "rows.json").rename(folder / "C#" / "rows.json")
+    assert len(read(folder, "C#/rows.json")) == 1

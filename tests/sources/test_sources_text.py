@@ -22,6 +22,10 @@ def test_latin_text_is_not_taken_for_chinese():
     assert "café" in decode("Le café était fermé, naïf garçon; déjà vu à la forêt.".encode("latin-1"))
 
 
+def test_one_broken_byte_does_not_make_another_encoding_of_a_file():
+    assert encoding_of("数据库的索引和查询，都在这里。".encode() + b"\xff" + "更多".encode()) == "utf-8"
+
+
 def test_a_sample_may_end_in_the_middle_of_a_character():
     assert encoding_of("一".encode() * 10 + b"\xe4\xb8") == "utf-8"
 

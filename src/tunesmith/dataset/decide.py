@@ -7,7 +7,6 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from tunesmith.dataset.split import PARTS
 from tunesmith.settings import CleanSettings
 
 KEEP, DUPLICATE, NEAR, CONFLICT, BAD, REFUSED = range(6)
@@ -33,7 +32,7 @@ class Decisions:
     conflicts: list[np.ndarray] = field(default_factory=list)
     """Rows of each question that has several answers, the most first."""
     leaks: list[tuple[int, int]] = field(default_factory=list)
-    """(measured, trained) rows that ask the same on two sides."""
+    """(measured, trained or validated) rows that ask the same on two sides."""
 
     @property
     def kept(self) -> np.ndarray:
@@ -49,7 +48,6 @@ def decide(keys: np.ndarray, part: np.ndarray, clean: CleanSettings) -> Decision
         for rows in _alike(keys["content"], first_measured(made)):
             made.fate[rows[1:]], made.twin[rows[1:]] = DUPLICATE, rows[0]
     _find_conflicts(made, keys, clean)
-    _find_leaks(made, keys)
     return made
 
 
@@ -83,22 +81,19 @@ def _find_conflicts(made: Decisions, keys: np.ndarray, clean: CleanSettings) -> 
     made.conflicts.sort(key=len, reverse=True)
 
 
-def _find_leaks(made: Decisions, keys: np.ndarray) -> None:
-    kept = made.kept
-    for key in ("group", "content"):
+def find_leaks(made: Decisions, keys: np.ndarray) -> None:
+    """Rows that stay and ask, on one side of the split, what is asked on another: the same document or table, the
+    same question, the same row. Called when everything else is decided."""
+    kept, found = made.kept, set[tuple[int, int]]()
+    for key in ("group", "asked", "content"):
         for group in _alike(keys[key], kept):
-            trained, measured = group[made.part[group] == 0], group[made.part[group] != 0]
-            if len(trained) and len(measured):
-                made.leaks += [(int(row), int(trained[0])) for row in measured]
-    made.leaks = sorted(set(made.leaks))
+            group = group[np.argsort(made.part[group], kind="stable")]
+            first = group[0]
+            found |= {(int(row), int(first)) for row in group[made.part[group] != made.part[first]]}
+    made.leaks = sorted(found)
 
 
 def drop_near(made: Decisions, pairs: list[tuple[int, int, float]]) -> None:
     """Take out the second row of each pair (kept, duplicate, similarity)."""
     for first, second, _ in pairs:
         made.fate[second], made.twin[second] = NEAR, first
-
-
-def counts(made: Decisions) -> dict[str, int]:
-    """Rows that stay, by part."""
-    return {name: int((made.part[made.kept] == i).sum()) for i, name in enumerate(PARTS)}

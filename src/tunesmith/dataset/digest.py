@@ -15,6 +15,7 @@ import orjson
 
 from tunesmith.dataset.compose import compose
 from tunesmith.dataset.personal import find, redact
+from tunesmith.dataset.similar import normal
 from tunesmith.dataset.split import group_of, share_of
 from tunesmith.dataset.tokens import encode
 from tunesmith.errors import ModelError, SourceError
@@ -29,6 +30,7 @@ KEYS = np.dtype([
     ("content", "u8"),  # the whole row: equal for rows that repeat each other exactly
     ("question", "u8"),  # all before the last answer
     ("answer", "u8"),
+    ("asked", "u8"),  # the question without regard to case, spaces and punctuation; its own for rows of a table
     ("group", "u8"),  # what the split must not tear apart: see `split.group_of`
     ("own", "?"),  # the group is a document or a table, not the question itself
     ("share", "f8"),  # where the group falls in [0, 1): decides the part
@@ -130,8 +132,10 @@ def row_line(example: Example) -> bytes:
 def _keys(example: Example, seed: int) -> tuple[object, ...]:
     question = "\n".join(m.content.strip() for m in example.prompt)
     group = group_of(example)
+    # A question about a table is another one about another table; a document's is asked by its title.
+    asked = _hash(group if not example.group else f"{group}\0{question}" if example.extra else normal(question))
     return (
-        int(example.id, 16), _hash(question), _hash(example.answer), _hash(group), bool(example.group),
+        int(example.id, 16), _hash(question), _hash(example.answer), asked, _hash(group), bool(example.group),
         share_of(group, seed), example.extra.get("label") is False,
         isinstance(example.extra.get("label"), bool) or "rejected" in example.extra,
     )  # fmt: skip

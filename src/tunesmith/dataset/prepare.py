@@ -20,7 +20,7 @@ import numpy as np
 from tunesmith import files
 from tunesmith.dataset import decide, similar
 from tunesmith.dataset.boilerplate import Edges
-from tunesmith.dataset.digest import KEYS, Digest, Encoding, Work, digest, tokenize
+from tunesmith.dataset.digest import KEYS, Digest, Encoding, Work, chat_format, digest, tokenize
 from tunesmith.dataset.pool import Pool
 from tunesmith.dataset.report import Account, Tally, build_report
 from tunesmith.dataset.split import PARTS, Part, parts_of
@@ -45,6 +45,7 @@ def prepare(data: DataSettings, model: Path, folder: Path, *, workers: int | Non
 
     Raises `SourceError` when a source is not there or nothing is left to train on.
     """
+    chat_format(model)  # a model that cannot be read is said before anything is
     with files.atomic_folder(folder) as target, Pool(workers) as pool:
         scratch = Path(tempfile.mkdtemp(prefix=".rows.", dir=target))
         try:
@@ -130,6 +131,7 @@ class _Preparing:
             if self.data.clean.near_duplicates != "ignore":
                 yield from self._near(made)
             yield from self._write(made, keys)
+            decide.find_leaks(made, keys)
             report = build_report(self.tally, made, self._row, self.data)
             files.write_json(self.target / "report.json", report)
         finally:
@@ -326,7 +328,7 @@ def _origin(line: bytes) -> Origin:
 
 
 def _text(line: bytes) -> str:
-    return "\n".join(m["content"] for m in json.loads(line)["messages"])
+    return "\n".join(m["content"] for m in json.loads(line)["messages"] if m["role"] != "system")
 
 
 def _signatures(lines: list[bytes]) -> np.ndarray:

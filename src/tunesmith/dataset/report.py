@@ -157,6 +157,8 @@ def _unused(tally: Tally, data: DataSettings) -> Found:
     most = sorted(tally.reasons.items(), key=lambda kv: -sum(kv[1][1].values()))
     for reason, (first, where) in most[:5]:
         yield "warning", f"{sum(where.values())} put aside, the first at {first}: {reason}"
+    if more := sum(sum(where.values()) for _, (_, where) in most[5:]):
+        yield "warning", f"{more} put aside for other reasons, each in quarantine.jsonl"
     if tally.cut:
         lost = sum(c["lost"] for c in tally.cut)
         yield "warning", f"{len(tally.cut)} rows are longer than {data.max_tokens} tokens, and lose {lost}"

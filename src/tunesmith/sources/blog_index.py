@@ -21,7 +21,7 @@ from tunesmith.sources.example import Origin
 from tunesmith.sources.quarantine import Quarantined
 from tunesmith.sources.text import Unreadable, decode
 
-LONGEST = 4000
+LONGEST = 100_000
 """Characters of a line in which links are looked for."""
 SHOWN = 2000
 """Characters of a line that quarantine keeps."""
@@ -55,6 +55,19 @@ def read_blog_index(path: Path, name: str, marker: str | None, filter: str | Non
         where = f" behind {marker!r}" if marker else ""
         which = f" whose line holds {filter!r}" if filter else ""
         raise SourceError(f"{path} lists no article{where}{which}; check marker and filter")
+
+
+def articles(path: Path, marker: str | None, filter: str | None) -> Iterator[Path]:
+    """The files that the index leads to, as far as they are there."""
+    try:
+        lines = re.split(r"\r\n|\r|\n", decode(read_bytes(path)))
+    except Unreadable:
+        return
+    found = set[Path]()
+    for line in lines[_start(lines, marker, path) :]:
+        if filter is None or filter.casefold() in line.casefold():
+            found |= {t for link in links_of(line) if (t := _target(link.target, path)) and _kind(t) == "file"}
+    yield from sorted(found)
 
 
 def links_of(line: str) -> Iterator[Link]:
@@ -140,11 +153,11 @@ def _read(
         return because(f"{link.target} lies outside the index's folder; move the article into it")
     if first is not line:
         return because(f"listed again; it is already there from line {first.origin.line}")
-    name = str(Path(line.origin.file).parent / whole.relative_to(folder))
+    name = (Path(line.origin.file).parent / whole.relative_to(folder)).as_posix()
     kind = _kind(whole)
     if kind != "file":
         what = "is a folder; link the article in it" if kind else "is missing; get it, or take out its line"
-        return because(f"the article {name} {what}")
+        return because(f"the article {what}")  # which one says the line
     try:
         return read_document(whole, name, link.title or None)
     except SourceError as error:

@@ -37,6 +37,10 @@ _BINARY = (
 )  # fmt: skip
 
 
+LONGEST = 4_000_000
+"""Characters of one document: a thousand pages and more."""
+
+
 def read_document(path: Path, name: str, title: str | None = None) -> Document | Quarantined:
     """The file as Markdown; its title is the one given, else the one it has, else the stem of its name.
 
@@ -51,6 +55,10 @@ def read_document(path: Path, name: str, title: str | None = None) -> Document |
             refuse_binary(data, "plain text")
             text, own = decode(data), None
         matter, text = _front_matter(_tidy(text))
+        if len(text) > LONGEST:
+            raise Unreadable(
+                f"{len(text):,} characters in one document; divide it into files of fewer than {LONGEST:,}"
+            )
         if not text:
             raise Unreadable(
                 "no text in it; a scan needs OCR first"

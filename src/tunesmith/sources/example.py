@@ -67,8 +67,11 @@ class Example:
 
     @cached_property
     def id(self) -> str:
-        """sha256 of the content, 16 hex digits: the same text has the same id wherever it came from."""
-        return _digest([[m.role, m.content, m.learn] for m in self.messages])
+        """sha256 of the content, 16 hex digits: the same text has the same id wherever it came from
+        (of a document or table: in the same one)."""
+        turns: list[Any] = [[m.role, m.content, m.learn] for m in self.messages]
+        told = {key: self.extra[key] for key in ("tools", "rejected", "label") if key in self.extra}
+        return _digest([turns, self.group, told] if told or self.group else turns)
 
     @property
     def answer(self) -> str:

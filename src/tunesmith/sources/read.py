@@ -32,24 +32,34 @@ def read_source(source: SourceTable, start: Path) -> Iterator[Item]:
 
 
 def paths_of(source: SourceTable, start: Path) -> Iterator[Path]:
-    """Every file that the source may read, for telling whether anything changed."""
-    path = _place(source, start)
+    """Every file that decides what the source gives, for telling whether anything changed."""
+    path, entry = _place(source, start)
     if source.kind == "blog-index":
-        yield from (file for file, _ in _walk(path.parent, path.parent.name))
-    elif path.is_dir():
-        yield from (file for file, _ in _walk(path, path.name))
-    else:
         yield path
-        if source.tables:
-            yield start / source.tables
+        yield from blog_index.articles(path, source.marker, source.filter)
+        return
+    files = [path]
+    if path.is_dir():
+        files = [item[0] for item in folder.walk(path, path.name) if not isinstance(item, Quarantined)]
+    elif entry:
+        files = [path, registry.file_of(path, entry)]
+    elif source.tables:
+        files = [path, start / source.tables]
+    yield from files
+    for file in files:
+        beside = (
+            file.with_name(registry.FILE),
+            file.with_name(file.name + "-wal"),
+        )  # its columns; what SQLite holds back
+        yield from (p for p in beside if p not in files and p.is_file())
 
 
-def _walk(path: Path, name: str) -> Iterator[tuple[Path, str]]:
-    return (item for item in folder.walk(path, name) if not isinstance(item, Quarantined))
-
-
-def _place(source: SourceTable, start: Path) -> Path:
-    return fetched(source.path) if is_hub(source.path) else start / source.path.partition("#")[0]
+def _place(source: SourceTable, start: Path) -> tuple[Path, str]:
+    """The path that a source names, and the entry of a registry behind "#", if it is one."""
+    if is_hub(source.path):
+        return fetched(source.path), ""
+    file, _, entry = source.path.partition(f"{registry.FILE}#")
+    return (start / file / registry.FILE, entry) if entry else (start / source.path, "")
 
 
 def _check(source: SourceTable) -> None:
@@ -70,18 +80,20 @@ def _check(source: SourceTable) -> None:
 
 
 def _read(source: SourceTable, start: Path) -> Iterator[Item]:
-    path, name = _place(source, start), source.path
+    (path, entry), name = _place(source, start), source.path
     if source.kind == "wikisql":
-        yield from wikisql.read_wikisql(path, start / (source.tables or ""))
+        yield from wikisql.read_wikisql(path, start / (source.tables or ""), name)
     elif source.kind == "blog-index":
         yield from blog_index.read_blog_index(path, name, source.marker, source.filter)
-    elif "#" in source.path and not is_hub(source.path):
-        yield from registry.read_registered(path, source.path.partition("#")[2], name)
+    elif entry:
+        yield from registry.read_registered(path, entry, name)
     elif path.is_dir():
         yield from _folder(source, path, name)
     else:
-        with source_errors(path), path.open("rb"):
-            pass  # what is named must be there; what is wrong inside it goes to quarantine
+        with source_errors(path):
+            path.stat()  # what is named must be there; what is wrong inside it goes to quarantine
+        if not path.is_file():
+            raise SourceError(f"{path} is neither a file nor a folder; name one")
         yield from _file(source, path, name)
 
 
@@ -89,6 +101,8 @@ def _folder(source: SourceTable, path: Path, name: str) -> Iterator[Item]:
     empty = True
     for item in folder.walk(path, name):
         empty = False
+        if isinstance(item, tuple) and item[0].name == registry.FILE:
+            continue  # it says how the files beside it are read
         yield from [item] if isinstance(item, Quarantined) else _one_of_many(source, *item)
     if empty:
         raise SourceError(f"the folder {path} holds no files")

@@ -54,6 +54,12 @@ def read_registered(path: Path, entry: str, name: str) -> Iterator[Example | Qua
     yield from read_formed(file, name, partial(_read, entry=described))
 
 
+def file_of(path: Path, entry: str) -> Path:
+    """The file that an entry of the registry at ``path`` is about; the registry itself where there is none."""
+    described = _entries(path).get(entry, {})
+    return path.parent / str(described.get("file_name") or path.name)
+
+
 def registered(folder: Path, file_name: str) -> str | None:
     """The entry for a file, if the folder has a registry with one. Of several that differ, none."""
     try:

@@ -39,7 +39,7 @@ def encoding_of(sample: bytes) -> str:
         if even > 4 * odd:
             return "utf-16-be"
         raise Unreadable("not text: it is full of zero bytes")
-    if _decodes(sample, "utf-8"):
+    if _decodes(sample, "utf-8") or _is_damaged_utf8(sample):
         return "utf-8"
     if _decodes(sample, "gb18030") and _looks_chinese(sample.decode("gb18030", "ignore")):
         return "gb18030"
@@ -58,6 +58,13 @@ def _decodes(sample: bytes, encoding: str) -> bool:
     except UnicodeDecodeError:
         return False
     return True
+
+
+def _is_damaged_utf8(sample: bytes) -> bool:
+    """A few broken bytes among many whole characters: the place is told when it is decoded."""
+    text = sample.decode("utf-8", "replace")
+    broken, whole = text.count("\ufffd"), sum(c > "\x7f" for c in text if c != "\ufffd")
+    return broken <= whole // 10
 
 
 def _looks_chinese(text: str) -> bool:

@@ -115,7 +115,7 @@ class Tables(Mapping[str, Table]):
         return table_id in self._places
 
 
-def read_wikisql(rows: Path, tables: Path) -> Iterator[Example | Quarantined]:
+def read_wikisql(rows: Path, tables: Path, name: str | None = None) -> Iterator[Example | Quarantined]:
     """Each question as an Example: the table's columns and the question, and SQL that runs on SQLite.
 
     ``extra["table_id"]`` and ``group`` name the table, so that a split never tears a table apart.
@@ -126,7 +126,7 @@ def read_wikisql(rows: Path, tables: Path) -> Iterator[Example | Quarantined]:
         with rows.open("rb") as file:
             for number, line in enumerate(file, 1):
                 if line.strip():
-                    yield _read_row(line, Origin(str(rows), number), known)
+                    yield _read_row(line, Origin(name or str(rows), number), known)
     except OSError as error:
         raise SourceError(f"Cannot read WikiSQL's questions {rows}: {error.strerror}; check the path.") from error
 

@@ -52,6 +52,7 @@ class Loop:
         self._resume()
         yield self._progress("start", message=self._greeting())
         if self.state.step == 0 and len(self.rows.valid):
+            yield self._progress("working", message="validating")
             yield self._progress("validation", loss=self._validate())
         pace, saved = _Pace(self.steps), time.monotonic()
         while self.state.step < self.steps and not self._exhausted():
@@ -126,6 +127,7 @@ class Loop:
     def _milestone(self) -> Iterator[Progress]:
         state = self.state
         if len(self.rows.valid):
+            yield self._progress("working", message="validating")
             loss = self._validate()
             state.losses[state.step] = loss
             better = state.best_loss is None or loss < state.best_loss
