@@ -124,8 +124,8 @@ def proof_table(proofs: Sequence[dict[str, Any]]) -> RenderableType:
     """One line a file, then what did not hold and why."""
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False, header_style="dim", padding=(0, 1, 0, 0))
     table.add_column("file", overflow="fold")
-    for heading in ("is the trained model", "KL", "same token", "perplexity", "task"):
-        table.add_column(heading, justify="left" if heading in ("is the trained model", "task") else "right")
+    for heading in ("proof", "KL", "top-1", "perplexity", "task"):
+        table.add_column(heading, justify="left" if heading in ("proof", "task") else "right", no_wrap=True)
     wrong: list[RenderableType] = []
     for proof in proofs:
         checks = {check["name"]: check for check in proof["checks"]}
@@ -133,7 +133,7 @@ def proof_table(proofs: Sequence[dict[str, Any]]) -> RenderableType:
         held = sum(check["holds"] for check in checks.values())
         sign, style = ("✓", "bold green") if proof["holds"] else ("✗", "bold red")
         table.add_row(
-            visible(proof["gguf"]), Text(f"{sign} {held} of {len(checks)} checks", style), _small(model.get("kl")),
+            visible(proof["gguf"]), Text(f"{sign} {held} of {len(checks)}", style), _small(model.get("kl")),
             words.percent(model["top1"]) if model.get("top1") is not None else "–", _perplexities(model),
             _task(proof.get("task")),
         )  # fmt: skip
@@ -155,7 +155,7 @@ def _task(task: dict[str, Any] | None) -> str:
     if task is None:
         return "–"
     low, high = task["interval"]
-    return f"{task['kind']} of {task['n']}: {words.percent(task['score'])} ({100 * low:.0f}–{100 * high:.0f})"
+    return f"{task['kind']} {words.percent(task['score'])} ({100 * low:.0f}–{100 * high:.0f}) of {task['n']}"
 
 
 # -- the report of prepare and check -------------------------------------------------------------
