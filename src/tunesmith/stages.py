@@ -168,10 +168,11 @@ class _Work:
 
         yield from prepare(self.recipe.data, self.model.folder, self.folder.dataset)
         self.folder.update_manifest(model={"name": self.model.name, "sha256": self.model.hash})
-        for finding in report(self.folder)["findings"]:
+        found = report(self.folder)
+        for finding in found["findings"]:
             if finding["severity"] != "note":
                 yield Progress("note", stage="prepare", message=finding["message"])
-        _refuse_errors(report(self.folder))
+        _refuse_errors(found)
 
     def _train(self) -> Iterator[Progress]:
         from tunesmith.dataset.prepare import tokens

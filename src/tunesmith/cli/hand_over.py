@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
 from rich.text import Text
 
@@ -11,7 +10,7 @@ from tunesmith.cli.console import print_json
 from tunesmith.cli.tables import proof_table
 from tunesmith.cli.view import View
 from tunesmith.cli.work import drive, kept_for_json, print_next
-from tunesmith.errors import CheckFailed, RecipeError
+from tunesmith.errors import RecipeError
 
 
 def export(recipe: Path, name: str | None, to: str, quant: str, *, as_json: bool) -> None:
@@ -48,6 +47,7 @@ def prove(run: Path, ggufs: list[Path], *, as_json: bool) -> None:
     """`tunesmith prove`. Raises `CheckFailed` when a file is not the trained model."""
     with kept_for_json(as_json) as console:
         from tunesmith import stages as rooms
+        from tunesmith.export.produce import refuse_unproved
         from tunesmith.run import RunFolder
 
         folder = RunFolder(run)
@@ -60,14 +60,7 @@ def prove(run: Path, ggufs: list[Path], *, as_json: bool) -> None:
             console.print(proof_table(proofs))
     if as_json:
         print_json({"run": str(folder), "proofs": proofs})
-    _refuse(proofs)
-
-
-def _refuse(proofs: list[dict[str, Any]]) -> None:
-    for proof in proofs:
-        if not proof["holds"]:
-            causes = "; ".join(cause["sentence"] for cause in proof["causes"])
-            raise CheckFailed(f"{proof['gguf']} is not the model that was trained: {causes}")
+    refuse_unproved(proofs)
 
 
 def publish(run: Path, to: str, what: str, *, public: bool, as_json: bool) -> None:

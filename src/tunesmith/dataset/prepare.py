@@ -1,7 +1,7 @@
 """Sources -> train, valid and test rows, with a report in which every input is accounted for.
 
 Rows stream through: they are read in pieces by all cores, lie in a file on disk, and only their keys
-(hashes, 50 bytes a row) are in memory at once, where it is decided which stay and on which side.
+(hashes, 60 bytes a row) are in memory at once, where it is decided which stay and on which side.
 """
 
 from __future__ import annotations
@@ -256,16 +256,16 @@ class _Preparing:
         kept, done = made.kept, 0
         rows = {part: (self.target / f"{part}.jsonl").open("wb") for part in PARTS}
         stores = {part: Writer(self.target / "tokens", part) for part in PARTS}
-        pieces: list[np.ndarray] = []
+        pieces: list[tuple[np.ndarray, list[bytes]]] = []
 
         def works() -> Iterator[Encoding]:
             for taken, lines in self._pieces(kept):
-                pieces.append(taken)
+                pieces.append((taken, lines))
                 yield Encoding(lines, self.data.max_tokens, self.model)
 
         for encoded in self.pool.map(tokenize, works()):
-            for row, one in zip(pieces.pop(0), encoded, strict=True):
-                source, line = int(self.source_of[row]), self._line(int(row))
+            for row, line, one in zip(*pieces.pop(0), encoded, strict=True):
+                source = int(self.source_of[row])
                 if one.refused:
                     made.fate[row] = decide.REFUSED
                     self._put_aside(Quarantined(_origin(line), one.refused, line.decode("utf-8", "replace")), source)
@@ -309,7 +309,7 @@ class _Preparing:
             with (self.target / "preferences.jsonl").open("wb") as file:
                 for row in map(self._row, rows.tolist()):
                     file.write(files.json_line({
-                        "prompt": [{"role": m.role, "content": m.content} for m in row.prompt],
+                        "prompt": row.asked,
                         "answer": row.answer, **{k: row.extra[k] for k in ("rejected", "label") if k in row.extra},
                         "origin": row.origin.to_json(),
                     }))  # fmt: skip

@@ -83,10 +83,7 @@ class Evaluation:
 
     def _answer(self, name: str, rows: list[Example], answers: list[str], adapter: bool) -> Iterator[Progress]:
         """One greedy answer a row, in batches of rows of like length."""
-        prompts = [
-            self.chat.prompt([{"role": m.role, "content": m.content} for m in row.prompt], row.extra.get("tools"))
-            for row in rows
-        ]
+        prompts = [self.chat.prompt(row.asked, row.extra.get("tools")) for row in rows]
         answers += [""] * len(rows)
         done = 0
         for part in iterate_by_length([len(p) for p in prompts], self.settings.batch):

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-import json
 import shutil
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from tunesmith.errors import ModelError, StorageError
+from tunesmith.errors import StorageError
 from tunesmith.files import atomic_folder, storage_errors, write_json
+from tunesmith.models.architecture import read_model_config
 from tunesmith.models.safetensors_file import Tensor, write_safetensors
 from tunesmith.models.weights import INDEX
 
@@ -24,13 +24,7 @@ COMPANIONS = (
 
 def decoder_config(base: Path) -> dict[str, Any]:
     """config.json of the plain decoder: of a model that also sees images, its language part."""
-    path = base / "config.json"
-    try:
-        config: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise ModelError(f"{base} is no model folder: it has no config.json") from None
-    except (ValueError, OSError) as error:
-        raise ModelError(f"{path} cannot be read as JSON ({error}); download the model again") from None
+    config = read_model_config(base)
     text = config.get("text_config")
     if not isinstance(text, dict):
         return config

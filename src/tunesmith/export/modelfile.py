@@ -7,7 +7,6 @@ ideographic space is one of them.
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Sequence
 from pathlib import Path
@@ -15,6 +14,7 @@ from typing import Any
 
 from tunesmith.errors import ModelError
 from tunesmith.export.ollama_template import Derived
+from tunesmith.models.chat import read_config
 
 _PARAMETERS = {
     "temperature": "temperature", "top_p": "top_p", "top_k": "top_k", "min_p": "min_p",
@@ -43,12 +43,7 @@ def modelfile(
 
 def generation_parameters(folder: Path, num_ctx: int | None = None) -> dict[str, Any]:
     """How the model's generation_config.json wants it to be sampled, in Ollama's names; empty where it says nothing."""
-    try:
-        config = json.loads((folder / "generation_config.json").read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        config = {}
-    except (ValueError, OSError) as error:
-        raise ModelError(f"{folder / 'generation_config.json'} cannot be read ({error}); get the model again") from None
+    config = read_config(folder / "generation_config.json")
     found = {_PARAMETERS[name]: value for name, value in config.items() if name in _PARAMETERS and value is not None}
     if config.get("do_sample") is False:
         found["temperature"] = 0

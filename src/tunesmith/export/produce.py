@@ -65,7 +65,7 @@ class Exporting:
             target = self.folder.export / "mlx-4bit"
             write_mlx(self.weights, self.base.folder, target, on_progress=self._on("quantizing for MLX"))
             yield self._made(self.folder.export / "mlx-4bit")
-        self._check_proofs()
+        refuse_unproved(self.proofs)
         if formats.ggufs:
             yield from self._modelfile(self._place(f"{formats.ggufs[0]}.gguf"))
             yield from self._hand_over(self._place(f"{formats.ggufs[0]}.gguf"), formats)
@@ -117,7 +117,7 @@ class Exporting:
         row = next((row for row in self._rows if row.answer), None)
         if row is not None:
             # The system message is the model's own there, as it is for the person who will ask it.
-            asked = [{"role": m.role, "content": m.content} for m in row.prompt if m.content != self._system]
+            asked = [turn for turn in row.asked if turn["content"] != self._system]
             room = {"temperature": 0, "num_predict": self.recipe.evaluate.max_new_tokens}
             said, question = ollama.ask(formats.ollama, asked, room).strip(), asked[-1]["content"]
             yield Progress("note", stage="export", message=f"{formats.ollama} answers {question!r}: {said!r}")
@@ -194,7 +194,7 @@ class Exporting:
         if settings is None or not rows:
             return None
         task = open_task(settings, self.recipe.folder())
-        prompts = [self.chat.prompt([{"role": m.role, "content": m.content} for m in row.prompt]) for row in rows]
+        prompts = [self.chat.prompt(row.asked, row.extra.get("tools")) for row in rows]
         answers = ask_server(gguf, [], prompts, self.recipe.evaluate.max_new_tokens).answers
         right = sum(
             task.grade(row, self.chat.decode(a.ids).strip()).right for row, a in zip(rows, answers, strict=True)
@@ -208,12 +208,6 @@ class Exporting:
         others = [p for p in kept if p["gguf"] != made["gguf"] and (self.folder.export / p["gguf"]).exists()]
         files.write_json(path, [*others, made])
 
-    def _check_proofs(self) -> None:
-        for made in self.proofs:
-            if not made["holds"]:
-                causes = "; ".join(cause["sentence"] for cause in made["causes"]) or "see proof.json"
-                raise CheckFailed(f"{self.folder.export / made['gguf']} is not the model that was trained: {causes}")
-
     def _on(self, what: str) -> Callable[[float], None]:
         """Tells how much of it is done."""
         return lambda share: self.notify(
@@ -223,3 +217,11 @@ class Exporting:
     def _made(self, path: Path) -> Progress:
         size = sum(f.stat().st_size for f in path.rglob("*") if f.is_file()) if path.is_dir() else path.stat().st_size
         return Progress("measured", stage="export", model=str(path), message=f"{size / 1e6:,.1f} MB")
+
+
+def refuse_unproved(proofs: list[dict[str, Any]]) -> None:
+    """Raises `CheckFailed` with the cause when one of the files is not the trained model."""
+    for proof in proofs:
+        if not proof["holds"]:
+            causes = "; ".join(cause["sentence"] for cause in proof["causes"]) or "see proof.json"
+            raise CheckFailed(f"{proof['gguf']} is not the model that was trained: {causes}")

@@ -138,7 +138,7 @@ class _Proving:
         """Prompts of the first held-out rows that are short enough to be asked."""
         found = list[list[int]]()
         for row in self.rows:
-            turns = [{"role": m.role, "content": m.content} for m in row.prompt]
+            turns = row.asked
             if len(found) < self.limits.prompts and row.answer and turns:
                 ids = self.chat.prompt(turns, row.extra.get("tools"))
                 found += [ids] if len(ids) <= 4 * self.limits.row_tokens else []

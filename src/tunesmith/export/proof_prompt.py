@@ -72,7 +72,7 @@ def conversations(rows: Sequence[Example], chat: ChatFormat, count: int) -> Aske
     without a system message, as one turn and as several."""
     literal, tools, plain = 0, 0, list[Turns]()
     for row in rows:
-        turns = [{"role": m.role, "content": m.content} for m in row.prompt]
+        turns = row.asked
         if not turns or turns[-1]["role"] != "user":
             continue
         if row.extra.get("tools") or any(t["role"] == "tool" for t in turns):

@@ -77,14 +77,18 @@ def read_architecture(folder: Path) -> Architecture:
 
     Raises `ModelError` for a family that is not among `FAMILIES`, or a key that is missing.
     """
+    return parse_architecture(read_model_config(folder), str(folder / "config.json"))
+
+
+def read_model_config(folder: Path) -> dict[str, Any]:
+    """What ``folder/config.json`` holds. Raises `ModelError` when it is missing or damaged."""
     path = folder / "config.json"
     try:
-        config: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+        return json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise ModelError(f"{folder} is no model folder: it has no config.json") from None
     except (ValueError, OSError) as error:
         raise ModelError(f"{path} cannot be read as JSON ({error}); download the model again") from None
-    return parse_architecture(config, str(path))
 
 
 def parse_architecture(config: dict[str, Any], where: str) -> Architecture:

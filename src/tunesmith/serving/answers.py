@@ -107,7 +107,7 @@ def compare(folder: RunFolder, questions: list[str], count: int = 3) -> Iterator
         rows = [row for row in _rows(folder, "test") if row.answer][:count]
         if not rows:
             raise RunError(f"{folder} has no test questions; give one of your own")
-        asked = [([{"role": m.role, "content": m.content} for m in row.prompt], row.answer) for row in rows]
+        asked = [(row.asked, row.answer) for row in rows]
     answerer = _open_run(folder)
     answerer.max_new_tokens = folder.recipe().evaluate.max_new_tokens
     for messages, reference in asked:

@@ -84,6 +84,11 @@ class Example:
         last = max((i for i, m in enumerate(self.messages) if m.role == "assistant"), default=len(self.messages))
         return self.messages[:last]
 
+    @property
+    def asked(self) -> list[dict[str, Any]]:
+        """The `prompt` as a chat template takes it."""
+        return [{"role": m.role, "content": m.content} for m in self.prompt]
+
     def to_json(self) -> dict[str, Any]:
         """The row as it stands in ``dataset/*.jsonl``."""
         row: dict[str, Any] = {

@@ -47,10 +47,8 @@ def paths_of(source: SourceTable, start: Path) -> Iterator[Path]:
         files = [path, start / source.tables]
     yield from files
     for file in files:
-        beside = (
-            file.with_name(registry.FILE),
-            file.with_name(file.name + "-wal"),
-        )  # its columns; what SQLite holds back
+        # What names its columns, and what SQLite has not written into it yet.
+        beside = (file.with_name(registry.FILE), file.with_name(f"{file.name}-wal"))
         yield from (p for p in beside if p not in files and p.is_file())
 
 
