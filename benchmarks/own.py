@@ -7,6 +7,8 @@ import sys
 import time
 from pathlib import Path
 
+import numpy as np
+
 from tunesmith.engines.base import Batch, LoraShape, StepSettings
 from tunesmith.engines.choose import open_engine
 from tunesmith.models.architecture import read_architecture
@@ -20,7 +22,7 @@ def main() -> None:
     engine = open_engine(folder, read_architecture(folder), "auto", "bf16")
     layers = s["layers_to_transform"]
     engine.add_adapter(LoraShape(s["rank"], s["alpha"], 0.0, tuple(s["modules"]), layers and len(layers)), 0)
-    order = Order([len(r["ids"]) for r in rows], s["batch"], 0)
+    order = Order(np.array([len(r["ids"]) for r in rows]), s["batch"], 0)
     losses, tokens, began = [], 0, 0.0
     for step in range(1, s["steps"] + 1):
         if step == 2:
