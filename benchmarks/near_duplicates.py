@@ -30,7 +30,7 @@ def main() -> None:
         for start in range(0, count, 1000):
             signatures.add(np.stack([signature(row) for row in rows[start : start + 1000]]))
         signed = time.process_time() - cpu
-        found = near_duplicates(rows.__getitem__, signatures, SIMILARITY)
+        found = list(near_duplicates(rows.__getitem__, signatures, SIMILARITY))
         seconds, cpu = time.perf_counter() - began, time.process_time() - cpu
     alike = {row for row, of in originals.items() if jaccard(rows[row], rows[of]) >= SIMILARITY}
     right = sum(jaccard(rows[kept], rows[row]) >= SIMILARITY for kept, row, _ in found)

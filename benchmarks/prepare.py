@@ -27,7 +27,7 @@ WORDS = f"{ENGLISH} {CHINESE}".split()
 
 def write_rows(path: Path, megabytes: int) -> None:
     rng, lines = random.Random(0), [""]
-    with path.open("w", encoding="utf-8") as file:
+    with path.open("wb") as file:
         size, number = 0, 0
         while size < megabytes << 20:
             number += 1
@@ -44,7 +44,7 @@ def write_rows(path: Path, megabytes: int) -> None:
                         {"prompt": f"Question {number}?", "completion": other + f" {number}"}, ensure_ascii=False
                     )
             lines = [line, *lines[:50]] if number % 20 == 0 else lines if lines[0] else [line]
-            size += file.write(line + "\n")
+            size += file.write(line.encode() + b"\n")
 
 
 def measure(rows: Path, near: str) -> dict[str, float]:

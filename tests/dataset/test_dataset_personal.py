@@ -4,10 +4,10 @@ import time
 from itertools import pairwise
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tunesmith.dataset.personal import find, redact
+from tunesmith.dataset.personal import find, find_in, redact
 
 KINDS = ("email", "phone", "secret")
 # Put together here, so that no tool that looks for leaked keys in this repository is alarmed.
@@ -204,3 +204,17 @@ def test_a_megabyte_of_the_worst_text_takes_seconds_at_most(part: str):
     began = time.process_time()
     find(text)
     assert time.process_time() - began < 20  # what is quadratic takes hours
+
+
+PIECES = st.sampled_from([
+    "anna@example.org", "13812345678", "+49 30 1234567", "(212) 555-0187", "password = 'h4nter22xx'", "token: a8F3kk29Xq",
+    "sk-" + RANDOM, "AKIA" + "B2" * 8, JWT, KEY, KEY[:60], "-----END-----",
+    "2024-05-01 12:00:00", "192.168.100.100", "密码：abc12345",
+    "key", "1", "+", "@", "=", ": ", "'", "\n", " ", "索引",
+])  # fmt: skip
+
+
+@given(st.lists(st.lists(PIECES).map("".join), max_size=6))
+@settings(deadline=None)
+def test_many_texts_at_once_give_what_each_gives_alone(texts: list[str]):
+    assert list(find_in(texts)) == [(i, found) for i, text in enumerate(texts) if (found := find(text))]

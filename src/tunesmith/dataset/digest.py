@@ -2,19 +2,19 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass, field, replace
 from functools import lru_cache
+from hashlib import blake2b
 from pathlib import Path
 
 import numpy as np
 import orjson
 
+from tunesmith.dataset import personal
 from tunesmith.dataset.compose import compose
-from tunesmith.dataset.personal import find, redact
 from tunesmith.dataset.similar import normal
 from tunesmith.dataset.split import group_of, share_of
 from tunesmith.dataset.tokens import encode
@@ -66,16 +66,18 @@ class Digest:
 
 def digest(work: Work) -> Digest:
     """Every row of one piece."""
-    made, keys = Digest(), []
+    made, examples = Digest(), list[Example]()
     for item in _items(work, made):
         if isinstance(item, Quarantined):
             made.quarantined.append(item)
-            continue
-        example = _cleaned(_with_system(item, work.data.system), work.data, made)
-        made.noted.update(example.notes)
-        made.lines.append(row_line(example))
-        keys.append(_keys(example, work.data.seed))
-    made.keys = np.array(keys, KEYS)
+        else:
+            examples.append(_with_system(item, work.data.system))
+    examples = _cleaned(examples, work.data, made)
+    for example in examples:
+        if example.notes:
+            made.noted.update(example.notes)
+    made.lines = [row_line(example) for example in examples]
+    made.keys = _keys(examples, work.data.seed)
     return made
 
 
@@ -109,40 +111,61 @@ def _with_system(example: Example, system: str) -> Example:
     return replace(example, messages=(Message("system", system), *example.messages))
 
 
-def _cleaned(example: Example, data: DataSettings, made: Digest) -> Example:
+def _cleaned(examples: list[Example], data: DataSettings, made: Digest) -> list[Example]:
     """Personal data is counted, and replaced where the settings ask for it."""
-    found = find("\n".join(m.content for m in example.messages))
-    for kind, n in Counter(f.kind for f in found).items():
-        made.personal[kind] += n
-        made.personal_at.setdefault(kind, str(example.origin))
-    if not found or not data.clean.redact:
-        return example
-    redacted = [replace(m, content=redact(m.content, data.clean.redact)[0]) for m in example.messages]
-    return replace(example, messages=tuple(redacted))
+    texts = ["\n".join([m.content for m in e.messages]) for e in examples]
+    for row, found in personal.find_in(texts):
+        for one in found:
+            made.personal[one.kind] += 1
+            made.personal_at.setdefault(one.kind, str(examples[row].origin))
+        if data.clean.redact:
+            examples[row] = _redacted(examples[row], data.clean.redact)
+    return examples
+
+
+def _redacted(example: Example, kinds: Collection[personal.Kind]) -> Example:
+    turns = [replace(m, content=personal.redact(m.content, kinds)[0]) for m in example.messages]
+    return replace(example, messages=tuple(turns))
 
 
 def row_line(example: Example) -> bytes:
     """The row as it stands in ``dataset/*.jsonl``, without the newline."""
+    row = example.to_json()
     try:
-        return orjson.dumps(example.to_json())
+        return orjson.dumps(row)
     except TypeError:  # half a character, or a number of more than 64 bits
-        return json.dumps(example.to_json(), ensure_ascii=False).encode("utf-8", "backslashreplace")
+        return json.dumps(row, ensure_ascii=False).encode("utf-8", "backslashreplace")
 
 
-def _keys(example: Example, seed: int) -> tuple[object, ...]:
-    question = "\n".join(m.content.strip() for m in example.prompt)
-    group = group_of(example)
-    # A question about a table is another one about another table; a document's is asked by its title.
-    asked = _hash(group if not example.group else f"{group}\0{question}" if example.extra else normal(question))
-    return (
-        int(example.id, 16), _hash(question), _hash(example.answer), asked, _hash(group), bool(example.group),
-        share_of(group, seed), example.extra.get("label") is False,
-        isinstance(example.extra.get("label"), bool) or "rejected" in example.extra,
-    )  # fmt: skip
+def _keys(examples: list[Example], seed: int) -> np.ndarray:
+    """KEYS [rows]. All hashes of a kind are made into numbers at once, which takes a third of the time."""
+    keys = np.empty(len(examples), KEYS)
+    hashes = {name: list[bytes]() for name in ("question", "answer", "asked", "group")}
+    shares = []
+    for example in examples:
+        question = "\n".join([m.content.strip() for m in example.prompt])
+        group = group_of(example)
+        hashes["question"].append(_hash(question))
+        hashes["answer"].append(_hash(example.answer))
+        hashes["group"].append(_hash(group))
+        # A question about a table is another one about another table; a document's is asked by its title.
+        if example.group:
+            hashes["asked"].append(_hash(f"{group}\0{question}" if example.extra else normal(question)))
+        else:
+            hashes["asked"].append(hashes["group"][-1])
+        shares.append(share_of(group, seed))
+    for name, digests in hashes.items():
+        keys[name] = np.frombuffer(b"".join(digests), "<u8")
+    keys["content"] = [int(e.id, 16) for e in examples]
+    keys["share"] = shares
+    keys["own"] = [bool(e.group) for e in examples]
+    keys["bad"] = [e.extra.get("label") is False for e in examples]
+    keys["preference"] = [isinstance(e.extra.get("label"), bool) or "rejected" in e.extra for e in examples]
+    return keys
 
 
-def _hash(text: str) -> int:
-    return int.from_bytes(hashlib.blake2b(text.encode("utf-8", "surrogatepass"), digest_size=8).digest(), "little")
+def _hash(text: str) -> bytes:
+    return blake2b(text.encode("utf-8", "surrogatepass"), digest_size=8).digest()
 
 
 @dataclass(frozen=True)

@@ -6,14 +6,17 @@ Every pattern has bounded repeats, and a start that no other start lies within, 
 from __future__ import annotations
 
 import re
-from bisect import bisect_left
+from bisect import bisect_left, bisect_right
 from collections import Counter
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Literal
+from itertools import accumulate, chain
+from typing import AnyStr, Literal
 
 Kind = Literal["email", "phone", "secret"]
 _NO_DIGITS = bytes(set(range(256)) - set(b"0123456789"))
+_ALL_ZEROS = bytes.maketrans(b"0123456789", b"0000000000")
+_MANY_DIGITS = (re.compile(rb"000[ .)-]{0,2}000"), re.compile(rb"\+0"))  # one of them is in every telephone number
 
 
 @dataclass(frozen=True)
@@ -39,6 +42,31 @@ def find(text: str) -> list[Found]:
     return taken
 
 
+def find_in(texts: Sequence[str]) -> Iterator[tuple[int, list[Found]]]:
+    """(index, what was found there) of each text that holds something personal.
+
+    Most hold nothing. That is seen for all of them at once, by what every find must have: three times as fast.
+    """
+    encoded = [text.encode("utf-8", "surrogatepass") for text in texts]
+    data, whole = b"\n".join(encoded), "\n".join(texts)
+    digits = data.translate(_ALL_ZEROS)
+    places = chain.from_iterable((
+        *(_places(data, sign.encode()) for sign in ("@", *_SIGNS)),
+        *(map(re.Match.start, form.finditer(digits)) for form in _MANY_DIGITS),
+    ))  # fmt: skip
+    assigned = (match.start() for form in _ASSIGNED for match in form.finditer(whole) if _is_secret(match))
+    perhaps = {*_holding(places, encoded), *_holding(assigned, texts)}
+    for i in sorted(perhaps):
+        if found := find(texts[i]):
+            yield i, found
+
+
+def _holding(places: Iterable[int], texts: Sequence[str | bytes]) -> Iterator[int]:
+    """Which of the texts each place lies in, when they stand behind each other with one line end between."""
+    ends = list(accumulate(len(text) + 1 for text in texts))
+    return (bisect_right(ends, place) for place in places)
+
+
 def redact(text: str, kinds: Collection[Kind]) -> tuple[str, Counter[Kind]]:
     """The text with a placeholder such as "[email]" for each find of these kinds, and how many there were of each."""
     found = [f for f in find(text) if f.kind in kinds]
@@ -59,6 +87,17 @@ def _with(taken: list[Found], more: list[Found]) -> list[Found]:
             kept.append(f)
             end = f.end
     return sorted(taken + kept, key=lambda f: f.start) if kept else taken
+
+
+def _in_lines(pattern: re.Pattern[str], text: str, places: Iterable[int]) -> Iterator[re.Match[str]]:
+    """What matches in the lines of these places, which are in order: a pattern that begins with a look behind is
+    tried at every character, 50 times slower than a search for what a match must hold."""
+    end = -1
+    for place in places:
+        if place > end:
+            start, end = text.rfind("\n", 0, place) + 1, text.find("\n", place)
+            end = len(text) if end < 0 else end
+            yield from pattern.finditer(text, start, end)
 
 
 # --- e-mail
@@ -102,9 +141,9 @@ _DIGITS = re.compile(r"[+0-9](?:(?<=\+)[1-9]|[0-9][0-9][ .)-]{0,2}[0-9]{3})")  #
 
 
 def _phones(text: str, digits: int) -> Iterator[tuple[int, int]]:
-    if digits < 8 or not _DIGITS.search(text):
+    if digits < 8:
         return
-    for match in _PHONE.finditer(text):
+    for match in _in_lines(_PHONE, text, (m.start() for m in _DIGITS.finditer(text))):
         if (match[0][0] != "+" or _is_abroad(match[0])) and not _in_psql(text, match.start()):
             yield match.span()
 
@@ -136,6 +175,8 @@ _TOKEN = re.compile(
     r"|eyJ[A-Za-z0-9_-]{10,4096}\.eyJ[A-Za-z0-9_-]{10,4096}\.[A-Za-z0-9_-]{10,4096}"  # JSON web token
     r")"
 )
+_SIGNS = ("AKIA", "ghp_", "gho_", "ghs_", "github_pat_", "sk-", "xox", "AIza", "eyJ", "PRIVATE KEY")
+"""Each token has one of these, and each private key the last."""
 _VALUE = r"[!#-&(-\[\]-~]{8,256}+"
 _BARE = r"(?:[A-Za-z0-9!@#$%^*_+/-]|&(?![A-Za-z_]{1,32}=)){8,256}+={0,2}"
 _GIVEN = (
@@ -168,18 +209,22 @@ def _secrets(text: str, digits: int) -> Iterator[tuple[int, int]]:
     spans: list[tuple[int, int]] = []
     if "PRIVATE KEY" in text:
         spans += _key_blocks(text)
-    if digits and _may_hold_token(text):
-        spans += [m.span() for m in _TOKEN.finditer(text) if _is_random(m[0])]
+    if digits:
+        spans += [m.span() for m in _in_lines(_TOKEN, text, _signs(text)) if _is_random(m[0])]
     spans += [m.span(m.lastgroup or 0) for form in _ASSIGNED for m in form.finditer(text) if _is_secret(m)]
     yield from sorted(spans, key=lambda span: (span[0], -span[1]))
 
 
-def _may_hold_token(text: str) -> bool:
-    return (
-        any(sign in text for sign in ("AKIA", "AIza", "eyJ"))
-        or ("-" in text and ("sk-" in text or "xox" in text))
-        or ("_" in text and ("ghp_" in text or "gho_" in text or "ghs_" in text or "github_pat_" in text))
-    )
+def _signs(text: str) -> list[int]:
+    """Where a token may stand."""
+    return sorted(place for sign in _SIGNS if sign in text for place in _places(text, sign))
+
+
+def _places(text: AnyStr, sign: AnyStr) -> Iterator[int]:
+    place = text.find(sign)
+    while place >= 0:
+        yield place
+        place = text.find(sign, place + 1)
 
 
 def _key_blocks(text: str) -> Iterator[tuple[int, int]]:

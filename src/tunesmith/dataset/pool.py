@@ -20,16 +20,17 @@ from tunesmith.errors import OutOfMemory
 Task = TypeVar("Task")
 Result = TypeVar("Result")
 
-WORTH = 8
+WORTH = 3
 """So many tasks of about a megabyte must come before processes are started, which takes half a second."""
 
 
 class Pool(AbstractContextManager["Pool"]):
-    """Maps functions over tasks; what is small is done right here."""
+    """Maps functions over tasks; what is small is done right here, and so is the rest until processes have begun."""
 
     def __init__(self, workers: int | None = None) -> None:
-        self._workers = workers or os.cpu_count() or 1
+        self._workers = workers or _cores()
         self._executor: ProcessPoolExecutor | None = None
+        self._begun: list[Future[None]] = []
 
     def map(self, do: Callable[[Task], Result], tasks: Iterable[Task]) -> Iterator[Result]:
         """``do`` of every task, results in order; few tasks are under way at a time, so memory is bounded.
@@ -42,6 +43,9 @@ class Pool(AbstractContextManager["Pool"]):
         waiting: deque[Future[Result]] = deque()
         try:
             for task in tasks:
+                if not waiting and not self._is_ready():
+                    yield do(task)
+                    continue
                 waiting.append(self._started().submit(do, task))
                 if len(waiting) > 2 * self._workers:
                     yield waiting.popleft().result()
@@ -56,6 +60,11 @@ class Pool(AbstractContextManager["Pool"]):
             for future in waiting:
                 future.cancel()
 
+    def _is_ready(self) -> bool:
+        if not self._begun:
+            self._begun = [self._started().submit(_nothing)]
+        return self._begun[0].done()
+
     def _started(self) -> ProcessPoolExecutor:
         if self._executor is None:
             # Not forked: threads of the tokenizer and of torch do not survive that.
@@ -65,6 +74,15 @@ class Pool(AbstractContextManager["Pool"]):
     def __exit__(self, *_: object) -> None:
         if self._executor is not None:
             self._executor.shutdown(cancel_futures=True)
+
+
+def _cores() -> int:
+    """How many this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def _nothing() -> None:
+    """A first task: done when a process has begun."""
 
 
 def _begin() -> None:

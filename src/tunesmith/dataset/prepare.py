@@ -245,10 +245,11 @@ class _Preparing:
             yield Progress("working", stage="prepare", message="near-duplicates", done=done, total=len(rows))
         clean = self.data.clean
         found = similar.near_duplicates(lambda i: _text(self._line(int(rows[i]))), signatures, clean.similarity)
-        pairs = [(int(rows[first]), int(rows[second]), alike) for first, second, alike in found]
-        self.tally.near = pairs
+        for kept, repeats, alike in found:
+            self.tally.near.append((int(rows[kept]), int(rows[repeats]), alike))
+            yield Progress("working", stage="prepare", message="near-duplicates", done=repeats, total=len(rows))
         if clean.near_duplicates == "drop":
-            decide.drop_near(made, pairs)
+            decide.drop_near(made, self.tally.near)
 
     # -- writing ---------------------------------------------------------------------------------
 

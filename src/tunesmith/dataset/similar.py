@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import re
 import unicodedata
-from collections.abc import Callable, Iterator
-from functools import lru_cache
+from collections import OrderedDict
+from collections.abc import Callable, Iterable, Iterator
 from itertools import groupby
 from operator import itemgetter
 from pathlib import Path
@@ -26,8 +26,14 @@ FIRST = 8
 """A row is compared with that many first rows of its bucket, so work grows with n, not with n squared."""
 BLOCK = 2048
 """Pieces hashed at once; a long text is hashed in blocks, all of it, with half a megabyte of memory."""
+MOST = 8
+"""A row is verified against that many of the rows that it is estimated to be most like: among thousands of rows of one
+pattern, each almost as similar as asked for, it would be against a hundred."""
+HELD = 32 << 20
+"""Bytes of pieces that are kept for rows to be compared with again."""
 _SLICE = 1 << 15
 """Signatures read or compared at once (8 MB)."""
+_PAIR = np.dtype([("earlier", "u4"), ("later", "u4"), ("estimate", "f4")])
 
 # What separates words and sentences. Operators and signs stay: "3 + 4" is not "3 - 4", and C# is not C.
 _BETWEEN = re.compile(
@@ -45,7 +51,7 @@ def normal(text: str) -> str:
 
 def signature(text: str) -> np.ndarray:
     """MinHash of the text's pieces: uint32 [PERMUTATIONS], the same on every machine."""
-    hashes = _hashes(normal(text))
+    hashes = (_hashes(normal(text)) >> np.uint64(32)).astype(np.uint32)
     lowest = np.full(PERMUTATIONS, 0xFFFFFFFF, np.uint32)
     for start in range(0, len(hashes), BLOCK):
         mixed = np.multiply.outer(_FACTORS, hashes[start : start + BLOCK])
@@ -78,8 +84,9 @@ class Signatures:
             file.seek(len(self) * 4 * PERMUTATIONS)  # over a row that was torn by a crash
             file.write(rows.astype("<u4").tobytes())
 
-    def pairs(self, similarity: float) -> Iterator[tuple[int, int, float]]:
-        """Rows that may be at least so similar: (earlier, later, estimated Jaccard), each pair once.
+    def pairs(self, similarity: float) -> Iterator[np.ndarray]:
+        """Rows that may be at least so similar, with an estimate of their Jaccard similarity: records (earlier, later,
+        estimate), some thousand at a time, each pair once.
 
         A pair exactly at ``similarity`` is found with a chance of 99.5 % (less in a bucket of very many rows that
         are not alike, of which only the first are looked at); some pairs are less similar and must be verified.
@@ -91,21 +98,21 @@ class Signatures:
         kept = np.arange(len(rows))
         # Equal rows meet their first one, and only that one is looked at further.
         for firsts, others in _bucket_pairs(rows, kept, slice(0, PERMUTATIONS), 1):
-            yield from zip(firsts.tolist(), others.tolist(), _estimates(rows, firsts, others).tolist(), strict=True)
+            yield _records(firsts, others, _estimates(rows, firsts, others))
             kept = np.setdiff1d(kept, others, assume_unique=True)
         size = band_size(similarity)
-        found = np.empty(0, np.uint64)
+        found = np.array([0xFFFFFFFFFFFFFFFF], np.uint64)  # sorted; no pair has this key
         for start in range(0, PERMUTATIONS - size + 1, size):
             fresh = [found]
             for firsts, others in _bucket_pairs(rows, kept, slice(start, start + size), FIRST):
                 keys = firsts.astype(np.uint64) << np.uint64(32) | others.astype(np.uint64)
-                new = ~np.isin(keys, found)
+                new = found[np.searchsorted(found, keys)] != keys
                 keys, firsts, others = keys[new], firsts[new], others[new]
                 estimates = _estimates(rows, firsts, others)
                 near = estimates >= least
                 fresh.append(keys[near])
-                yield from zip(firsts[near].tolist(), others[near].tolist(), estimates[near].tolist(), strict=True)
-            found = np.concatenate(fresh)
+                yield _records(firsts[near], others[near], estimates[near])
+            found = np.sort(np.concatenate(fresh))
 
 
 def band_size(similarity: float) -> int:
@@ -118,42 +125,69 @@ def band_size(similarity: float) -> int:
 
 def near_duplicates(
     texts: Callable[[int], str], signatures: Signatures, similarity: float
-) -> list[tuple[int, int, float]]:
+) -> Iterator[tuple[int, int, float]]:
     """Which rows repeat an earlier one: (kept, duplicate, exact Jaccard), by duplicate; ``texts`` gives a row's text.
 
-    Clusters are stars: a row belongs to the earliest kept row that it is verified to be so similar to. In a chain
-    a ~ b ~ c, c goes with b to a if c is similar to a itself, else c is kept; so no row is lost to one unlike it.
+    Clusters are stars: a row belongs to the kept row, of those it is verified to be so similar to, that it is estimated
+    to be most like. In a chain a ~ b ~ c, c goes with b to a if c is similar to a itself, else c is kept; so no row is
+    lost to one unlike it.
     """
-    kind = np.dtype([("earlier", np.uint32), ("later", np.uint32), ("estimate", np.float32)])
-    pairs = np.fromiter(signatures.pairs(similarity), kind)
-    order = np.lexsort((pairs["earlier"], pairs["later"]))
-    by_later: Iterator[tuple[int, int]] = zip(
-        pairs["later"][order].tolist(), pairs["earlier"][order].tolist(), strict=True
-    )
-    pieces = lru_cache(maxsize=256)(lambda row: _pieces(normal(texts(row))))
+    pieces = _Held(lambda row: _pieces(normal(texts(row))))
     kept_for: dict[int, int] = {}
-    duplicates: list[tuple[int, int, float]] = []
-    for later, group in groupby(by_later, key=itemgetter(0)):
-        for kept in sorted({kept_for.get(earlier, earlier) for _, earlier in group}):
+    for later, group in groupby(_most_alike(signatures.pairs(similarity)), key=itemgetter(0)):
+        for kept in dict.fromkeys(kept_for.get(earlier, earlier) for _, earlier in group):
             exact = _overlap(pieces(kept), pieces(later))
             if exact >= similarity:
                 kept_for[later] = kept
-                duplicates.append((kept, later, exact))
+                yield kept, later, exact
                 break
-    return duplicates
 
 
-def _pieces(text: str) -> set[str]:
-    return {text[i : i + PIECE] for i in range(max(1, len(text) - PIECE + 1))}
+def _most_alike(pairs: Iterable[np.ndarray]) -> Iterator[tuple[int, int]]:
+    """(later, earlier) by the later row: the `MOST` earlier ones of the highest estimate, the highest first."""
+    held = np.empty(0, _PAIR)
+    for piece in pairs:
+        held = np.concatenate([held, piece])
+        held = held[np.lexsort((held["earlier"], -held["estimate"], held["later"]))]
+        places = np.arange(len(held))
+        begins = np.maximum.accumulate(np.where(np.diff(held["later"], prepend=held["later"][:1] + 1) != 0, places, 0))
+        held = held[places - begins < MOST]
+    for start in range(0, len(held), _SLICE):
+        part = held[start : start + _SLICE]
+        yield from zip(part["later"].tolist(), part["earlier"].tolist(), strict=True)
 
 
-def _overlap(a: set[str], b: set[str]) -> float:
-    both = len(a & b)
-    return both / (len(a) + len(b) - both)
+class _Held:
+    """Pieces of the rows that were asked for last, `HELD` bytes of them."""
+
+    def __init__(self, make: Callable[[int], np.ndarray]) -> None:
+        self._make, self._rows, self._size = make, OrderedDict[int, np.ndarray](), 0
+
+    def __call__(self, row: int) -> np.ndarray:
+        made = self._rows.pop(row, None)
+        if made is None:
+            made = self._make(row)
+            self._size += made.nbytes
+        self._rows[row] = made
+        while self._size > HELD and len(self._rows) > 1:
+            self._size -= self._rows.popitem(last=False)[1].nbytes
+        return made
+
+
+def _pieces(text: str) -> np.ndarray:
+    """The text's different pieces, as sorted 64-bit hashes."""
+    return np.unique(_hashes(text))
+
+
+def _overlap(a: np.ndarray, b: np.ndarray) -> float:
+    both = np.concatenate([a, b])
+    both.sort()
+    shared = int((both[1:] == both[:-1]).sum())
+    return shared / (len(both) - shared)
 
 
 def _hashes(text: str) -> np.ndarray:
-    """A hash of each piece, uint32: a polynomial of its characters modulo 2**64, mixed, its upper half."""
+    """A hash of each piece, uint64: a polynomial of its characters modulo 2**64, mixed."""
     codes = np.frombuffer(text.encode("utf-32-le", "surrogatepass"), "<u4").astype(np.uint64)
     if len(codes) < PIECE:
         codes = np.pad(codes, (0, PIECE - len(codes)))
@@ -164,7 +198,7 @@ def _hashes(text: str) -> np.ndarray:
         hashes += codes[i : i + count]
     hashes ^= hashes >> np.uint64(32)
     hashes *= _BASE
-    return (hashes >> np.uint64(32)).astype(np.uint32)
+    return hashes
 
 
 def _bucket_pairs(
@@ -192,6 +226,12 @@ def _band_hashes(rows: np.ndarray, band: slice) -> np.ndarray:
             part *= _BASE
             part += column
     return hashes
+
+
+def _records(firsts: np.ndarray, others: np.ndarray, estimates: np.ndarray) -> np.ndarray:
+    made = np.empty(len(firsts), _PAIR)
+    made["earlier"], made["later"], made["estimate"] = firsts, others, estimates
+    return made
 
 
 def _estimates(rows: np.ndarray, firsts: np.ndarray, others: np.ndarray) -> np.ndarray:

@@ -81,6 +81,8 @@ class Example:
     @property
     def prompt(self) -> tuple[Message, ...]:
         """Everything before the last answer: what a model is asked."""
+        if self.messages[-1].role == "assistant":
+            return self.messages[:-1]
         last = max((i for i, m in enumerate(self.messages) if m.role == "assistant"), default=len(self.messages))
         return self.messages[:last]
 
