@@ -128,7 +128,12 @@ class _Work:
         from tunesmith.dataset.prepare import source_files
 
         start = self.recipe.folder()
-        return [f"{os.path.relpath(path, start)} {_hash(path)}" for path in source_files(self.recipe.data)]
+
+        def fetching(name: str, done: int, total: int) -> None:
+            self._working(f"fetching {name}", done / max(total, 1))
+
+        paths = source_files(self.recipe.data, fetching)
+        return [f"{os.path.relpath(path, start)} {_hash(path)}" for path in paths]
 
     @cached_property
     def _task_hashes(self) -> list[str]:

@@ -23,7 +23,7 @@ REPORT = {
     "merged": 0,
     "removed": 0,
     "sources": [],
-    "cut": [],
+    "cut": {"rows": 0, "lost": 0, "worst": []},
     "tokens": {"train": 800, "learned": 100, "longest": 90, "limit": 100, "histogram": [0] * 31 + [10]},
     "findings": [],
     "preferences": 0,

@@ -80,7 +80,7 @@ SOURCES = [
 FINDINGS = [
     ("error", "3 rows that are measured on ask what is trained on too, the first at exports/support-2024-11.csv:871 "
               "(trained on at 客服/2024年第四季度/常见问题与标准答复（最终版）.jsonl:120)"),
-    ("warning", "9 put aside, the first at 客服/2024年第四季度/常见问题与标准答复（最终版）.jsonl:77: "
+    ("warning", "9 quarantined, the first at 客服/2024年第四季度/常见问题与标准答复（最终版）.jsonl:77: "
                 "the answer is empty; fill it in, or delete the row"),
     ("warning", "212 rows are longer than 512 tokens and lose 40213 of them"),
     ("warning", "2 questions have different answers, in 7 rows (all kept); the most, 5: 退款多久到账？"),
@@ -99,7 +99,9 @@ REPORT = {
     "merged": 42,
     "removed": 9,
     "sources": SOURCES,
-    "cut": [{"origin": f"handbook/安装.md [第{i}章]", "tokens": 513 + 7 * i, "lost": 1 + 7 * i} for i in range(212)],
+    "cut": {"rows": 212, "lost": 9000, "worst": [
+        {"origin": f"handbook/安装.md [第{i}章]", "tokens": 513 + 7 * i, "lost": 1 + 7 * i} for i in range(50)
+    ]},
     "tokens": {"train": 811_204, "learned": 303_017, "longest": 512, "limit": 512, "histogram": HISTOGRAM},
     "findings": [{"severity": severity, "message": message} for severity, message in FINDINGS],
     "preferences": 0,
@@ -154,8 +156,8 @@ SAMPLES = [
 
 EMPTY = {
     "inputs": 0, "divided": 0, "rows": {"train": 0, "valid": 0, "test": 0}, "quarantined": 0, "merged": 0, "removed": 0,
-    "sources": [], "cut": [], "findings": [], "preferences": 0, "boilerplate": [], "conflicts": [],
-    "near_duplicates": [], "leaks": [],
+    "sources": [], "cut": {"rows": 0, "lost": 0, "worst": []}, "findings": [], "preferences": 0,
+    "boilerplate": [], "conflicts": [], "near_duplicates": [], "leaks": [],
     "tokens": {"train": 0, "learned": 0, "longest": 0, "limit": 512, "histogram": [0] * BINS},
 }  # fmt: skip
 
@@ -184,7 +186,7 @@ def test_sections_without_content_are_left_out():
 
 def test_the_account_adds_up_in_its_sentence_and_in_every_row(page):
     assert (
-        "6,270 + 842 divided = 5,630 to train + 704 to validate + 715 to test + 12 put aside + 42 merged + 9 removed"
+        "6,270 + 842 divided = 5,630 to train + 704 to validate + 715 to test + 12 quarantined + 42 merged + 9 removed"
         in page.text
     )
     for s in [*SOURCES, REPORT | {"rows": sum(REPORT["rows"].values())}]:
@@ -217,7 +219,7 @@ def test_the_histogram_names_the_lengths_of_every_bin_as_the_report_counts_them(
 
 def test_the_share_that_was_cut_is_said(page):
     assert "212 rows (3 %) were longer and cut" in page.text
-    assert "… and 12 more in report.json" in page.text
+    assert "… and 162 more in cut.jsonl" in page.text
 
 
 def test_learned_tokens_are_marked_and_the_pieces_are_the_row():
@@ -286,7 +288,7 @@ def hostile(text):
     pair = {"first": side(text, text, text), "second": side(text, text + "x", "y" + text)}
     return REPORT | {
         "sources": [account(text, 1, (1, 0, 0))],
-        "cut": [{"origin": text, "tokens": 2, "lost": 1}],
+        "cut": {"rows": 1, "lost": 1, "worst": [{"origin": text, "tokens": 2, "lost": 1}]},
         "findings": [{"severity": "error", "message": text}],
         "boilerplate": [{"line": text, "documents": 3}],
         "conflicts": [{"question": text, "origin": text, "rows": 2, "answers": [text, text + "2"]}],
@@ -338,11 +340,11 @@ def test_the_report_of_the_dataset_room_is_drawn_whole():
     rows = [Example((Message("user", q), Message("assistant", a, learn=True)), Origin("faq.jsonl", i + 1))
             for i, (q, a) in enumerate(zip(asked, ["A part.", "一部分。", "A piece."], strict=True))]  # fmt: skip
     made = Decisions(np.zeros(3, np.int8), np.array([0, 0, 2], np.int8), np.full(3, -1))
-    made.conflicts, made.leaks = [np.array([0, 2])], [(2, 0)]
+    made.conflicts, made.questions, made.leaks = [np.array([0, 2])], 1, [(2, 0)]
     tally = Tally([Account("faq.jsonl", inputs=3, rows={"train": 2, "valid": 0, "test": 1})])
     tally.near.append((0, 2, 0.875))
     tally.boilerplate["版权所有"] = 4
-    tally.cut.append({"origin": "faq.jsonl:1", "tokens": 100, "lost": 36})
+    tally.cut.add("faq.jsonl:1", 100, 36)
     tally.lengths.update({64: 2, 30: 1})
     shown = Page(check_page(build_report(tally, made, rows.__getitem__, DataSettings(max_tokens=64)), SAMPLES, "faq"))
     assert len(shown.headings) == 9
@@ -355,6 +357,6 @@ def test_a_large_report_stays_a_page_of_bounded_size():
     pair = {"first": side("a:1", long[:2000], long[5:2005]), "second": side("b:1", long[1:2001], long[:2000])}
     report = REPORT | {
         "near_duplicates": [pair | {"similarity": 0.9}] * 50,
-        "cut": [{"origin": "很长.jsonl:1", "tokens": 600, "lost": 88}] * 100_000,
+        "cut": {"rows": 100_000, "lost": 1, "worst": [{"origin": "很长.jsonl:1", "tokens": 600, "lost": 88}] * 50},
     }  # fmt: skip
     assert len(check_page(report, SAMPLES, "t")) < 2_000_000

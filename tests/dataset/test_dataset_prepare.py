@@ -157,7 +157,7 @@ def test_one_question_with_many_answers_is_listed_and_treated_as_chosen(tmp_path
     assert report["rows"]["train"] == left
     [conflict] = report["conflicts"]
     assert conflict["answers"] == ["the answer is 9", "nine", "9"]
-    assert any("1 questions have different answers" in f["message"] for f in report["findings"])
+    assert any("1 question has different answers" in f["message"] for f in report["findings"])
 
 
 def test_near_duplicates_are_listed_or_dropped_or_not_looked_for(tmp_path, model):
@@ -193,12 +193,12 @@ def test_documents_are_divided_to_fit_lose_their_footers_and_stay_on_one_side(tm
 
 def test_long_rows_are_listed_with_what_they_lose(tmp_path, model):
     data = settings(tmp_path, [*pairs(20), {"prompt": "q", "completion": "x" * 200}], max_tokens=100, split=ALL)
-    (cut,) = build(data, model)[1]["cut"]
+    (cut,) = build(data, model)[1]["cut"]["worst"]
     assert cut["origin"] == "rows.jsonl:21"
     assert cut["tokens"] - cut["lost"] == 100
 
 
-def test_a_row_whose_question_alone_fills_the_limit_is_put_aside(tmp_path, model):
+def test_a_row_whose_question_alone_fills_the_limit_is_quarantined(tmp_path, model):
     data = settings(tmp_path, [*pairs(20), {"prompt": "x" * 200, "completion": "a"}], max_tokens=100, split=ALL)
     folder, report = build(data, model)
     assert "no room for the answer" in lines(folder / "quarantine.jsonl")[0]["reason"]
@@ -228,7 +228,7 @@ def test_personal_data_is_reported_and_redacted_when_asked(tmp_path, model):
     rows = [*pairs(5), {"prompt": "Who helps?", "completion": "Write to zhang.wei@example.com"}]
     folder, report = build(settings(tmp_path, rows, split=ALL), model)
     assert "Write to zhang.wei@example.com" in answers(folder, "train")
-    assert any("1 e-mail addresses" in f["message"] and "rows.jsonl:6" in f["message"] for f in report["findings"])
+    assert any("1 e-mail address" in f["message"] and "rows.jsonl:6" in f["message"] for f in report["findings"])
     folder, _ = build(settings(tmp_path, rows, split=ALL, clean={"redact": ["email"]}), model)
     assert "Write to [email]" in answers(folder, "train")
 
@@ -285,3 +285,37 @@ def test_processes_end_with_a_parent_that_is_killed(tmp_path):
             return
         time.sleep(0.05)
     raise AssertionError(f"process {worker} still runs")
+
+
+def test_the_worse_answer_of_a_pair_is_searched_and_redacted_too(tmp_path, model):
+    rows = [*pairs(5), {"prompt": "Who helps?", "chosen": "Nobody.", "rejected": "Ask zhang.wei@example.com"}]
+    folder, report = build(settings(tmp_path, rows, split=ALL, clean={"redact": ["email"]}), model)
+    assert any("1 e-mail address in the rows" in f["message"] for f in report["findings"])
+    assert "zhang.wei" not in "".join(path.read_text() for path in folder.glob("*.jsonl"))
+    assert lines(folder / "preferences.jsonl")[0]["rejected"] == "Ask [email]"
+    assert lines(folder / "preferences.jsonl")[0]["part"] == "train"
+
+
+@pytest.mark.parametrize("seed", range(12))
+def test_one_document_alone_is_trained_on(tmp_path, model, seed):
+    (tmp_path / "book.md").write_text("# A book\n\n" + "It has words. " * 30)
+    (tmp_path / "chat").rename(model := tmp_path.parent / f"{tmp_path.name}-chat")
+    data = make_recipe({"data": {"sources": ["book.md"], "seed": seed}}, folder=tmp_path)
+    _, report = build(data.data, model)
+    assert report["rows"] == {"train": 1, "valid": 0, "test": 0}
+
+
+def test_reasons_that_differ_in_names_and_numbers_are_one_finding(tmp_path, model):
+    rows = [*pairs(5), *({"prompt": "q", f"key{i}": "x"} for i in range(30))]
+    _, report = build(settings(tmp_path, rows, split=ALL), model)
+    told = [f["message"] for f in report["findings"] if "quarantined" in f["message"]]
+    assert len(told) == 1
+    assert told[0].startswith("30 quarantined, the first at rows.jsonl:6: ")
+
+
+def test_of_many_cut_rows_the_worst_are_reported_and_all_are_listed(tmp_path, model):
+    rows = [*pairs(5), *({"prompt": f"q{i}", "completion": "x" * (100 + i)} for i in range(80))]
+    folder, report = build(settings(tmp_path, rows, max_tokens=60, split=ALL), model)
+    assert report["cut"]["rows"] == len(lines(folder / "cut.jsonl")) == 80
+    assert report["cut"]["lost"] == sum(line["lost"] for line in lines(folder / "cut.jsonl"))
+    assert [row["origin"] for row in report["cut"]["worst"]] == [f"rows.jsonl:{i}" for i in range(85, 35, -1)]

@@ -13,6 +13,7 @@ from tunesmith.dataset import prepare
 from tunesmith.dataset.split import PARTS
 from tunesmith.settings import make_recipe
 from tunesmith.sources.document import Document
+from tunesmith.sources.documents import read_later
 from tunesmith.sources.quarantine import Quarantined
 from tunesmith.sources.read import read_source
 
@@ -39,7 +40,8 @@ def characters(text: str) -> Counter[str]:
 def test_a_blog_loses_no_article_and_no_text(tmp_path):
     source = {"path": "README.md", "kind": "blog-index", "marker": "### 所有文档如下", "filter": "greenplum"}
     folder, report, settings = build(tmp_path, "blog/digoal-blog-2018/blog", sources=[source])
-    articles = [i for i in read_source(settings.sources[0], Path(settings.folder)) if isinstance(i, Document)]
+    read = map(read_later, read_source(settings.sources[0], Path(settings.folder)))
+    articles = [i for i in read if isinstance(i, Document)]
     assert report["inputs"] == len(articles) == 106
     rows = [row for part in PARTS for row in prepare.read(folder, part)]
     rows += [prepare.Example.from_json(r) for r in prepare.files.read_jsonl(folder / "removed.jsonl")]

@@ -41,7 +41,8 @@ def run(tmp_path) -> RunFolder:
     )
     report = {
         "inputs": 1210, "rows": {"train": 964, "valid": 36, "test": 200}, "quarantined": 3, "merged": 5, "removed": 2,
-        "sources": [{"source": "/home/anna/diary/rows.jsonl"}], "cut": [{"origin": "/home/anna/diary/rows.jsonl:1"}],
+        "sources": [{"source": "/home/anna/diary/rows.jsonl"}],
+        "cut": {"rows": 1, "lost": 2, "worst": [{"origin": "/home/anna/diary/rows.jsonl:1"}]},
         "tokens": {"train": 87394, "learned": 17504},
     }  # fmt: skip
     write_json(made.dataset / "report.json", report)
@@ -88,7 +89,7 @@ def test_nothing_personal_is_in_it(run, tmp_path):
 def test_the_counts_are_those_of_the_report(run):
     card = model_card(run, ADAPTER, "starter")
     for line in ("| rows read | 1,210 |", "| rows to train | 964 |", "| rows to test | 200 |", "| cut for length | 1 |",
-                 "| put aside | 3 |", "| of them learned | 17,504 |"):  # fmt: skip
+                 "| quarantined | 3 |", "| of them learned | 17,504 |"):  # fmt: skip
         assert line in card
     assert "a fixed one" in card
 

@@ -11,7 +11,8 @@ import pytest
 
 from tunesmith.errors import RecipeError, SourceError
 from tunesmith.settings import SourceTable
-from tunesmith.sources.document import Document
+from tunesmith.sources.document import Document, Unread
+from tunesmith.sources.documents import read_later
 from tunesmith.sources.example import Example
 from tunesmith.sources.quarantine import Quarantined
 from tunesmith.sources.read import paths_of, read_source
@@ -23,6 +24,8 @@ ROW = {"question": "Wie viel?", "answer": "Zwei."}
 def read(folder: Path, path: str, **settings: Any) -> list[Any]:
     found = []
     for item in read_source(SourceTable(path=path, **settings), folder):
+        if isinstance(item, Unread):
+            item = read_later(item)
         found += list(read_block(item)) if isinstance(item, Block) else [item]
     return found
 

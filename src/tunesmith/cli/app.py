@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Literal
 
-from cyclopts import App, CycloptsError, Parameter
+from cyclopts import App, CycloptsError, Parameter, validators
 from rich.text import Text
 
 from tunesmith.cli.console import standard_error, standard_output
@@ -22,6 +22,7 @@ RecipeOrRun = Annotated[Path, Parameter(help="A recipe file, or the folder of a 
 Setting = Annotated[str, Parameter(allow_leading_hyphen=True, help="Settings, as in --train.epochs 3; listed below.")]
 RunPath = Annotated[Path | None, Parameter(help="The run folder; runs/NAME for a recipe NAME.toml.")]
 Fresh = Annotated[bool, Parameter(help="Do it again from the start, even if nothing changed.")]
+Count = Annotated[int, Parameter(validator=validators.Number(gte=0))]
 Json = Annotated[bool, Parameter(help="Print one JSON object instead of tables.")]
 STAGES = ("prepare", "train", "evaluate", "export")
 WITH_SETTINGS = ("run", "prepare", "train", "evaluate", "check")
@@ -130,7 +131,7 @@ def _stages(
 
 @app.command(sort_key=6)
 def check(
-    recipe: RecipeOrRun, /, *settings: Setting, rows: int = 3, html: Path | None = None, json: Json = False
+    recipe: RecipeOrRun, /, *settings: Setting, rows: Count = 3, html: Path | None = None, json: Json = False
 ) -> None:
     """What the model would see, and what is wrong with the data. Trains nothing.
 

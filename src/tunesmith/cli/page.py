@@ -18,13 +18,11 @@ from tunesmith.cli.prose import WIDE
 if TYPE_CHECKING:
     from tunesmith.stages import Sample
 
-CUT = 200
-"""So many of the rows that were cut are on the page; report.json has all."""
 FATES = (
     ("train", "to train", "the model learns from these"),
     ("valid", "to validate", "choose the best checkpoint"),
     ("test", "to test", "measure the result; never trained on"),
-    ("quarantined", "put aside", "cannot be used; each with its reason in quarantine.jsonl"),
+    ("quarantined", "quarantined", "cannot be used; each with its reason in quarantine.jsonl"),
     ("merged", "merged", "repeat another row exactly; listed in removed.jsonl"),
     ("removed", "removed", "left out; each with its reason in removed.jsonl"),
 )
@@ -76,7 +74,7 @@ def check_page(report: dict[str, Any], samples: Sequence[Sample], title: str) ->
         rows=[_row(sample) for sample in samples],
         near=[_compared(pair) for pair in report["near_duplicates"]],
         leaks=[_compared(pair) for pair in report["leaks"]],
-        cut=report["cut"][:CUT],
+        cut=report["cut"]["worst"],
     )  # fmt: skip
 
 
@@ -147,11 +145,11 @@ def _lengths(report: dict[str, Any]) -> dict[str, Any]:
         seen += count
         if 2 * seen >= total and half == limit:
             half = last
-    cut = min(len(report["cut"]), bins[-1]) if bins else 0
+    cut = min(report["cut"]["rows"], bins[-1]) if bins else 0
     return {
         "bins": drawn, "total": total, "most": most, "half": half, "cut": cut, "cut_height": 100 * cut / most,
         "ticks": [limit * quarter // 4 for quarter in range(4)],
-        "share_cut": _share(len(report["cut"]), total),
+        "share_cut": _share(report["cut"]["rows"], total),
     }  # fmt: skip
 
 

@@ -179,7 +179,7 @@ def report_table(report: dict[str, Any]) -> RenderableType:
     for part, name in (("train", "to train"), ("valid", "to validate"), ("test", "to test")):
         grid.add_row(name, f"{rows.get(part, 0):,}", Text(bar(rows.get(part, 0) / most, 24), "cyan"))
     for key, name, why, style in (
-        ("quarantined", "put aside", "each with its reason in quarantine.jsonl", "yellow"),
+        ("quarantined", "quarantined", "each with its reason in quarantine.jsonl", "yellow"),
         ("merged", "merged", "repeat another row exactly, listed in removed.jsonl", "dim"),
         ("removed", "removed", "each with its reason in removed.jsonl", "dim"),
     ):
@@ -188,8 +188,8 @@ def report_table(report: dict[str, Any]) -> RenderableType:
     share = tokens["learned"] / tokens["train"] if tokens["train"] else 0.0
     grid.add_row("tokens", f"{tokens['train']:,}", Text(f"{words.percent(share)} of them learned", "dim"))
     grid.add_row("longest row", f"{tokens['longest']:,}", Text("tokens", "dim"))
-    if report["cut"]:
-        grid.add_row("cut", f"{len(report['cut']):,}", _cut(report["cut"]))
+    if report["cut"]["rows"]:
+        grid.add_row("cut", f"{report['cut']['rows']:,}", _cut(report["cut"]))
     changed = any(report[key] for key in ("divided", "merged", "removed"))
     accounts = [Text(), Accounts(report)] if len(report["sources"]) > 1 or (report["sources"] and changed) else []
     findings = [_finding(finding) for finding in report["findings"]]
@@ -220,8 +220,7 @@ class Accounts:
         table = Table(box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False, header_style="dim", padding=(0, 1, 0, 0))
         table.add_column("source", min_width=min(max(map(cell_len, names)), 24))
         for column in columns:
-            heading = "put aside" if column == "quarantined" else column
-            table.add_column(heading, justify="right", no_wrap=True, min_width=cell_len(heading))
+            table.add_column(column, justify="right", no_wrap=True, min_width=cell_len(column))
         for name, source in zip(names, self.sources, strict=False):
             table.add_row(Prose(name), *(f"{_counted(source, column):,}" for column in columns))
         if len(self.sources) > 1:
@@ -235,9 +234,9 @@ def _counted(account: dict[str, Any], column: str) -> int:
     )
 
 
-def _cut(cut: Sequence[dict[str, Any]]) -> Prose:
-    shown = [f"{visible(c['origin'])} lost {c['lost']:,} of {c['tokens']:,} tokens" for c in cut[:3]]
-    more = f"\n… and {len(cut) - 3:,} more in report.json" if len(cut) > 3 else ""
+def _cut(cut: dict[str, Any]) -> Prose:
+    shown = [f"{visible(c['origin'])} lost {c['lost']:,} of {c['tokens']:,} tokens" for c in cut["worst"][:3]]
+    more = f"\n… and {cut['rows'] - 3:,} more in cut.jsonl" if cut["rows"] > 3 else ""
     return Prose("\n".join(shown) + more, "yellow")
 
 

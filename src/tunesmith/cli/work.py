@@ -176,7 +176,7 @@ def check(path: Path, overrides: dict[str, Any], *, rows: int, html: Path | None
 
         _, recipe = rooms.open_run(path, None, overrides)
         with View(console) as view:
-            found = rooms.check(recipe, max(rows, 20 if html else 0, 0), view.show)
+            found = rooms.check(recipe, max(rows, 20 if html else 0), view.show)
         if html:
             from tunesmith.cli.page import check_page
 

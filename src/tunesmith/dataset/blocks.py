@@ -22,6 +22,8 @@ _STARS = re.compile(r"\*(?=\S)([^*]*[^*\s])\*")
 _UNDERSCORES = re.compile(r"(?<!\w)(_{1,3})(?=\S)([^_]*(?:\w_\w[^_]*)*[^_\s])\1(?!\w)")
 _ESCAPED = re.compile(r"\\([!-/:-@\[-`{-~])")
 
+FAR = 1000
+"""Lines within which a fence that is indented has to end."""
 LONGEST_HEADING = 200
 """Characters; a longer underlined paragraph is a paragraph above a rule, and no heading."""
 
@@ -103,11 +105,13 @@ def _opening(line: str) -> str:
 
 
 def _fence_end(lines: list[str], at: int, fence: str) -> int:
-    for k in range(at + 1, len(lines)):
+    # Inside indented code it opens nothing; whether it does there is not looked for without end.
+    indented = lines[at].startswith("    ")
+    for k in range(at + 1, min(len(lines), at + FAR) if indented else len(lines)):
         text = lines[k].strip()
         if len(text) >= len(fence) and set(text) == {fence[0]}:
             return k + 1
-    return at + 1 if lines[at].startswith("    ") else len(lines)  # inside indented code it opens nothing
+    return at + 1 if indented else len(lines)
 
 
 def _is_table(lines: list[str], at: int) -> bool:

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import heapq
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 
 import numpy as np
 
 from tunesmith.settings import CleanSettings
+
+SHOWN = 50
+"""Of each kind of finding so many are in the report with their text; all are counted."""
 
 KEEP, DUPLICATE, NEAR, CONFLICT, BAD, REFUSED = range(6)
 """What became of a row. `REFUSED` by the template or for want of room: in quarantine; the others but `KEEP`
@@ -29,8 +33,12 @@ class Decisions:
     fate: np.ndarray
     part: np.ndarray
     twin: np.ndarray
+    questions: int = 0
+    """That have several answers."""
+    answers: int = 0
+    """Rows of these questions."""
     conflicts: list[np.ndarray] = field(default_factory=list)
-    """Rows of each question that has several answers, the most first."""
+    """Rows of the `SHOWN` questions that have the most answers, the most first."""
     leaks: list[tuple[int, int]] = field(default_factory=list)
     """(measured, trained or validated) rows that ask the same on two sides."""
 
@@ -70,15 +78,20 @@ def _alike(key: np.ndarray, rows: np.ndarray) -> Iterator[np.ndarray]:
 def _find_conflicts(made: Decisions, keys: np.ndarray, clean: CleanSettings) -> None:
     # The same question about two documents or tables is not the same question.
     rows = first_measured(made)
-    for group in _alike(keys["question"], rows[~keys["own"][rows] & ~keys["preference"][rows]]):
-        if len(np.unique(keys["answer"][group])) == 1:
-            continue
-        made.conflicts.append(group)
-        removed = {"keep": group[:0], "first": group[1:], "drop": group}[clean.conflicts]
-        made.fate[removed] = CONFLICT
-        if clean.conflicts == "first":
-            made.twin[removed] = group[0]
-    made.conflicts.sort(key=len, reverse=True)
+    rows = rows[~keys["own"][rows] & ~keys["preference"][rows]]
+
+    def found() -> Iterator[np.ndarray]:
+        for group in _alike(keys["question"], rows):
+            if len(np.unique(keys["answer"][group])) == 1:
+                continue
+            made.questions, made.answers = made.questions + 1, made.answers + len(group)
+            removed = {"keep": group[:0], "first": group[1:], "drop": group}[clean.conflicts]
+            made.fate[removed] = CONFLICT
+            if clean.conflicts == "first":
+                made.twin[removed] = group[0]
+            yield group
+
+    made.conflicts = heapq.nlargest(SHOWN, found(), key=len)
 
 
 def find_leaks(made: Decisions, keys: np.ndarray) -> None:

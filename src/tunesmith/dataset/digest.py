@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from hashlib import blake2b
@@ -21,7 +21,8 @@ from tunesmith.dataset.tokens import encode
 from tunesmith.errors import ModelError, SourceError
 from tunesmith.models.chat import ChatFormat
 from tunesmith.settings import DataSettings
-from tunesmith.sources.document import Document
+from tunesmith.sources.document import Document, Unread
+from tunesmith.sources.documents import read_later
 from tunesmith.sources.example import Example, Message
 from tunesmith.sources.quarantine import Quarantined
 from tunesmith.sources.rows import Block, read_block
@@ -44,7 +45,7 @@ KEYS = np.dtype([
 class Work:
     """One piece of a source, small enough to be sent to another process."""
 
-    pieces: Block | list[Example] | list[Document]
+    pieces: Block | Sequence[Example | Document | Unread]
     data: DataSettings
     model: Path
     """The model's folder: a document is divided by its tokens."""
@@ -52,11 +53,15 @@ class Work:
 
 @dataclass
 class Digest:
-    """The rows of one piece, as lines of JSON, with their keys; what could not be used; what was noticed."""
+    """The rows of one piece, as lines of JSON, with their keys; what could not be used; what was noticed.
+
+    documents: files of prose that were read, to be divided when all of their source were seen; no inputs yet.
+    """
 
     lines: list[bytes] = field(default_factory=list)
     keys: np.ndarray = field(default_factory=lambda: np.empty(0, KEYS))
     quarantined: list[Quarantined] = field(default_factory=list)
+    documents: list[Document] = field(default_factory=list)
     inputs: int = 0
     noted: Counter[str] = field(default_factory=Counter)
     personal: Counter[str] = field(default_factory=Counter)
@@ -87,16 +92,22 @@ def _items(work: Work, made: Digest) -> Iterable[Example | Quarantined]:
             made.inputs += 1
             yield item
         return
-    made.inputs += len(work.pieces)
     for piece in work.pieces:
-        if isinstance(piece, Example):
-            yield piece
+        item = read_later(piece) if isinstance(piece, Unread) else piece
+        if isinstance(item, Document) and item is not piece:
+            made.documents.append(item)
             continue
-        try:
-            rows = list(compose(piece, work.data.ask, work.data.system, work.data.max_tokens, chat_format(work.model)))
-        except (SourceError, ModelError) as error:
-            rows = [Quarantined(piece.origin, str(error), piece.text)]
-        yield from rows or [Quarantined(piece.origin, "nothing is left of it but repeated lines", piece.text)]
+        made.inputs += 1
+        yield from _composed(item, work) if isinstance(item, Document) else [item]
+
+
+def _composed(document: Document, work: Work) -> list[Example | Quarantined]:
+    """The rows of a document."""
+    try:
+        rows = list(compose(document, work.data.ask, work.data.system, work.data.max_tokens, chat_format(work.model)))
+    except (SourceError, ModelError) as error:
+        return [Quarantined(document.origin, str(error), document.text)]
+    return [*rows] or [Quarantined(document.origin, "nothing is left of it but repeated lines", document.text)]
 
 
 @lru_cache(1)
@@ -113,7 +124,7 @@ def _with_system(example: Example, system: str) -> Example:
 
 def _cleaned(examples: list[Example], data: DataSettings, made: Digest) -> list[Example]:
     """Personal data is counted, and replaced where the settings ask for it."""
-    texts = ["\n".join([m.content for m in e.messages]) for e in examples]
+    texts = ["\n".join([m.content for m in e.messages] + _rejected(e)) for e in examples]
     for row, found in personal.find_in(texts):
         for one in found:
             made.personal[one.kind] += 1
@@ -125,7 +136,15 @@ def _cleaned(examples: list[Example], data: DataSettings, made: Digest) -> list[
 
 def _redacted(example: Example, kinds: Collection[personal.Kind]) -> Example:
     turns = [replace(m, content=personal.redact(m.content, kinds)[0]) for m in example.messages]
-    return replace(example, messages=tuple(turns))
+    extra = example.extra
+    for worse in _rejected(example):
+        extra = extra | {"rejected": personal.redact(worse, kinds)[0]}
+    return replace(example, messages=tuple(turns), extra=extra)
+
+
+def _rejected(example: Example) -> list[str]:
+    """The worse answer of a pair, which is kept in preferences.jsonl."""
+    return [example.extra["rejected"]] if "rejected" in example.extra else []
 
 
 def row_line(example: Example) -> bytes:

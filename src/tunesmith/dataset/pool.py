@@ -15,7 +15,7 @@ from multiprocessing import get_context, parent_process
 from multiprocessing.connection import wait
 from typing import TypeVar
 
-from tunesmith.errors import OutOfMemory
+from tunesmith.errors import EngineError, OutOfMemory
 
 Task = TypeVar("Task")
 Result = TypeVar("Result")
@@ -52,6 +52,11 @@ class Pool(AbstractContextManager["Pool"]):
             while waiting:
                 yield waiting.popleft().result()
         except BrokenProcessPool:
+            if not self._begun[0].done() or self._begun[0].exception():
+                raise EngineError(
+                    "no further process can be started; a script of yours that prepares data must do so under "
+                    '`if __name__ == "__main__":`, because every process reads it again'
+                ) from None
             raise OutOfMemory(
                 "a process that reads rows was killed, most likely for want of memory; "
                 "close other programs, or run it again with fewer sources"

@@ -1,7 +1,7 @@
 """Sources -> train, valid and test rows, with a report in which every input is accounted for.
 
 Rows stream through: they are read in pieces by all cores, lie in a file on disk, and only their keys
-(hashes, 60 bytes a row) are in memory at once, where it is decided which stay and on which side.
+(hashes, 63 bytes a row) are in memory at once, where it is decided which stay and on which side.
 """
 
 from __future__ import annotations
@@ -9,38 +9,37 @@ from __future__ import annotations
 import json
 import shutil
 import tempfile
-from collections import Counter
-from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterable, Iterator
+from functools import partial
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 import numpy as np
 
 from tunesmith import files
 from tunesmith.dataset import decide, similar
 from tunesmith.dataset.boilerplate import Edges
-from tunesmith.dataset.digest import KEYS, Digest, Encoding, Work, chat_format, digest, tokenize
+from tunesmith.dataset.digest import Digest, Encoding, Work, chat_format, digest, tokenize
 from tunesmith.dataset.pool import Pool
 from tunesmith.dataset.report import Account, Tally, build_report
 from tunesmith.dataset.split import PARTS, Part, parts_of
+from tunesmith.dataset.spool import PIECE, Spool
 from tunesmith.dataset.store import Tokens, Writer
 from tunesmith.errors import SourceError
 from tunesmith.progress import Progress
 from tunesmith.settings import DataSettings, SourceTable
-from tunesmith.sources.document import Document
+from tunesmith.sources.document import Document, Unread
 from tunesmith.sources.example import Example, Origin
 from tunesmith.sources.quarantine import Quarantined
-from tunesmith.sources.read import paths_of, read_source
+from tunesmith.sources.read import Item, paths_of, read_source
 from tunesmith.sources.rows import Block
 
-PIECE = 1 << 20
-"""Bytes of rows that are handed to a process at once."""
+OnFetch = Callable[[str, int, int], None]
 
 
 def prepare(data: DataSettings, model: Path, folder: Path, *, workers: int | None = None) -> Iterator[Progress]:
     """Read, clean, divide and tokenize everything that the settings name, into ``folder``: {train, valid,
-    test}.jsonl, tokens/, removed.jsonl, quarantine.jsonl, preferences.jsonl, report.json. All of it
+    test}.jsonl, tokens/, removed.jsonl, quarantine.jsonl, cut.jsonl, preferences.jsonl, report.json. All of it
     appears at once, or nothing. ``model`` is the folder of the model that will learn from it.
 
     Raises `SourceError` when a source is not there or nothing is left to train on.
@@ -62,9 +61,11 @@ def read(folder: Path, part: Part) -> Iterator[Example]:
 def shared_system(folder: Path) -> str:
     """The system message that the training rows had, if it was the same in all of them: without it a
     model would be asked in another way than it was taught."""
-    firsts = {(row.messages[0].role, row.messages[0].content) for row in read(folder, "train")}
-    role, text = firsts.pop() if len(firsts) == 1 else ("", "")
-    return text if role == "system" else ""
+    rows = read(folder, "train")
+    first = next(rows, None)
+    if first is None or first.messages[0].role != "system":
+        return ""
+    return first.messages[0].content if all(row.messages[0] == first.messages[0] for row in rows) else ""
 
 
 def tokens(folder: Path, part: Part) -> Tokens:
@@ -79,36 +80,11 @@ def named_sources(data: DataSettings) -> list[tuple[SourceTable, Part | None]]:
     return named + [(s, part) for part, where in divided if isinstance(where, tuple) for s in where]
 
 
-def source_files(data: DataSettings) -> Iterator[Path]:
-    """Every file that the settings name: what a prepared dataset depends on."""
+def source_files(data: DataSettings, on_progress: OnFetch | None = None) -> Iterator[Path]:
+    """Every file that the settings name: what a prepared dataset depends on. A data set of a hub is fetched if it is
+    not there yet; ``on_progress`` then gets its name, bytes done and total."""
     for source, _ in named_sources(data):
-        yield from paths_of(source, Path(data.folder))
-
-
-@dataclass
-class _Spool:
-    """Rows as lines in one file on disk, with their places; their keys in memory."""
-
-    file: IO[bytes]
-    ends: list[np.ndarray] = field(default_factory=list)
-    keys: list[np.ndarray] = field(default_factory=list)
-    sources: list[np.ndarray] = field(default_factory=list)
-    size: int = 0
-
-    def add(self, made: Digest, source: int) -> None:
-        lengths = np.array([len(line) for line in made.lines], np.int64)
-        self.file.write(b"".join(made.lines))
-        self.ends.append(self.size + np.cumsum(lengths))
-        self.keys.append(made.keys)
-        self.sources.append(np.full(len(made.lines), source, np.int32))
-        self.size += int(lengths.sum())
-
-    def close(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """(ends, keys, sources) of all rows."""
-        self.file.flush()
-        found = (self.ends, self.keys, self.sources)
-        empty = (np.empty(0, np.int64), np.empty(0, KEYS), np.empty(0, np.int32))
-        return tuple(np.concatenate([start, *parts]) for start, parts in zip(empty, found, strict=True))  # pyright: ignore[reportReturnType]
+        yield from paths_of(source, Path(data.folder), on_progress and partial(on_progress, source.path))
 
 
 class _Preparing:
@@ -118,25 +94,25 @@ class _Preparing:
         self.data, self.model, self.target, self.scratch, self.pool = data, model, target, scratch, pool
         self.sources = named_sources(data)
         self.tally = Tally([Account(source.path) for source, _ in self.sources])
-        self._spool = _Spool((scratch / "rows").open("w+b"))
+        self.spool = Spool(scratch)
         self._quarantine = (target / "quarantine.jsonl").open("wb")
-        self.ends = np.empty(0, np.int64)
 
     def run(self) -> Iterator[Progress]:
         try:
             for index in range(len(self.sources)):
                 yield from self._read(index)
-            self.ends, keys, self.source_of = self._spool.close()
+            self.spool.finish()
+            keys = self.spool.keys
             made = decide.decide(keys, self._parts(keys), self.data.clean)
             if self.data.clean.near_duplicates != "ignore":
                 yield from self._near(made)
-            yield from self._write(made, keys)
+            yield from self._write(made)
             decide.find_leaks(made, keys)
             report = build_report(self.tally, made, self._row, self.data)
             files.write_json(self.target / "report.json", report)
         finally:
             self._quarantine.close()
-            self._spool.file.close()
+            self.spool.close()
         if not report["rows"]["train"]:
             raise SourceError(self._nothing(report))
 
@@ -146,30 +122,35 @@ class _Preparing:
         source, _ = self.sources[index]
         account = self.tally.accounts[index]
         documents = _Documents(self.scratch / "documents")
-        for made in self.pool.map(digest, self._works(read_source(source, Path(self.data.folder)), index, documents)):
+        items = read_source(source, Path(self.data.folder))
+        for made in self.pool.map(digest, self._works(items, index)):
+            for document in made.documents:
+                documents.add(document)
             self._take(made, index)
-            yield Progress("working", stage="prepare", message=f"reading {source.path}", done=account.inputs)
+            done = account.inputs + len(documents)
+            yield Progress("working", stage="prepare", message=f"reading {source.path}", done=done)
         self._boilerplate = documents.edges.frozen() if self.data.clean.boilerplate == "remove" else None
         for made in self.pool.map(digest, self._document_works(documents)):
             self._take(made, index)
-            yield Progress("working", stage="prepare", message=f"dividing {source.path}", done=account.inputs)
+            yield Progress(
+                "working", stage="prepare", message=f"dividing {source.path}", done=account.inputs, total=len(documents)
+            )
 
-    def _works(self, items: Iterable[Any], index: int, documents: _Documents) -> Iterator[Work]:
-        """Pieces for the processes; documents are laid aside until all of them were seen."""
-        pieces: list[Example] = []
+    def _works(self, items: Iterable[Item], index: int) -> Iterator[Work]:
+        """Pieces for the processes, of about `PIECE` bytes."""
+        pieces, size = list[Example | Unread](), 0
         for item in items:
             if isinstance(item, Block):
                 yield Work(item, self.data, self.model)
-            elif isinstance(item, Document):
-                documents.add(item)
             elif isinstance(item, Quarantined):
                 self.tally.accounts[index].inputs += 1
-                self._put_aside(item, index)
+                self._put_in_quarantine(item, index)
             else:
                 pieces.append(item)
-                if len(pieces) == 500:
+                size += item.size
+                if size > PIECE:
                     yield Work(pieces, self.data, self.model)
-                    pieces = []
+                    pieces, size = [], 0
         if pieces:
             yield Work(pieces, self.data, self.model)
 
@@ -196,12 +177,12 @@ class _Preparing:
         self.tally.personal.update(made.personal)
         self.tally.personal_at = {**made.personal_at, **self.tally.personal_at}
         for item in made.quarantined:
-            self._put_aside(item, index)
-        self._spool.add(made, index)
+            self._put_in_quarantine(item, index)
+        self.spool.add(made, index)
 
-    def _put_aside(self, item: Quarantined, index: int) -> None:
+    def _put_in_quarantine(self, item: Quarantined, index: int) -> None:
         self.tally.accounts[index].quarantined += 1
-        self.tally.reasons.setdefault(item.reason, (str(item.origin), Counter()))[1][index] += 1
+        self.tally.count_reason(item)
         row = {**item.origin.to_json(), "reason": item.reason, "text": item.text}
         self._quarantine.write(files.json_line(row))
 
@@ -211,40 +192,27 @@ class _Preparing:
         parts = parts_of(keys["share"], *shares)
         for index, (_, part) in enumerate(self.sources):
             if part is not None:
-                parts[self.source_of == index] = PARTS.index(part)
+                parts[self.spool.source == index] = PARTS.index(part)
+        if len(parts) and not np.isin(PARTS.index("train"), parts):  # one document alone, say
+            free = np.isin(self.spool.source, [i for i, (_, part) in enumerate(self.sources) if part is None])
+            farthest = keys["share"][free].max(initial=0.0)
+            parts[free & (keys["share"] == farthest)] = PARTS.index("train")
         return parts
 
-    # -- what lies in the spool ------------------------------------------------------------------
-
-    def _line(self, row: int) -> bytes:
-        start = int(self.ends[row - 1]) if row else 0
-        self._spool.file.seek(start)
-        return self._spool.file.read(int(self.ends[row]) - start)
+    # -- what was read -----------------------------------------------------------------------------
 
     def _row(self, row: int) -> Example:
-        return Example.from_json(json.loads(self._line(row)))
-
-    def _pieces(self, rows: np.ndarray) -> Iterator[tuple[np.ndarray, list[bytes]]]:
-        """Rows and their lines, about `PIECE` bytes at a time."""
-        start, size, lines = 0, 0, list[bytes]()
-        for at, row in enumerate(rows):
-            lines.append(self._line(int(row)))
-            size += len(lines[-1])
-            if size > PIECE:
-                yield rows[start : at + 1], lines
-                start, size, lines = at + 1, 0, []
-        if lines:
-            yield rows[start:], lines
+        return Example.from_json(json.loads(self.spool.line(row)))
 
     def _near(self, made: decide.Decisions) -> Iterator[Progress]:
         rows = decide.first_measured(made)
         signatures, done = similar.Signatures(self.scratch), 0
-        for piece in self.pool.map(_signatures, (lines for _, lines in self._pieces(rows))):
+        for piece in self.pool.map(_signatures, (lines for _, lines in self.spool.pieces(rows))):
             signatures.add(piece)
             done += len(piece)
             yield Progress("working", stage="prepare", message="near-duplicates", done=done, total=len(rows))
         clean = self.data.clean
-        found = similar.near_duplicates(lambda i: _text(self._line(int(rows[i]))), signatures, clean.similarity)
+        found = similar.near_duplicates(lambda i: _text(self.spool.line(int(rows[i]))), signatures, clean.similarity)
         for kept, repeats, alike in found:
             self.tally.near.append((int(rows[kept]), int(rows[repeats]), alike))
             yield Progress("working", stage="prepare", message="near-duplicates", done=repeats, total=len(rows))
@@ -253,23 +221,25 @@ class _Preparing:
 
     # -- writing ---------------------------------------------------------------------------------
 
-    def _write(self, made: decide.Decisions, keys: np.ndarray) -> Iterator[Progress]:
+    def _write(self, made: decide.Decisions) -> Iterator[Progress]:
         kept, done = made.kept, 0
         rows = {part: (self.target / f"{part}.jsonl").open("wb") for part in PARTS}
         stores = {part: Writer(self.target / "tokens", part) for part in PARTS}
         pieces: list[tuple[np.ndarray, list[bytes]]] = []
 
         def works() -> Iterator[Encoding]:
-            for taken, lines in self._pieces(kept):
+            for taken, lines in self.spool.pieces(kept):
                 pieces.append((taken, lines))
                 yield Encoding(lines, self.data.max_tokens, self.model)
 
         for encoded in self.pool.map(tokenize, works()):
             for row, line, one in zip(*pieces.pop(0), encoded, strict=True):
-                source = int(self.source_of[row])
+                source = int(self.spool.source[row])
                 if one.refused:
                     made.fate[row] = decide.REFUSED
-                    self._put_aside(Quarantined(_origin(line), one.refused, line.decode("utf-8", "replace")), source)
+                    self._put_in_quarantine(
+                        Quarantined(_origin(line), one.refused, line.decode("utf-8", "replace")), source
+                    )
                     continue
                 part = PARTS[made.part[row]]
                 rows[part].write(line + b"\n")
@@ -277,48 +247,55 @@ class _Preparing:
                 stores[part].add_row(one.sequences)
                 for packed in one.sequences:
                     self.tally.measure(part, packed)
-                self.tally.cut += [{"origin": str(_origin(line)), "tokens": t, "lost": lost} for t, lost in one.cut]
+                for tokens, lost in one.cut:
+                    self._count_cut(_origin(line), part, tokens, lost)
             done += len(encoded)
             yield Progress("working", stage="prepare", message="tokenizing", done=done, total=len(kept))
         for file in (*rows.values(), *stores.values()):
             file.close()
         self._write_removed(made)
-        self._write_preferences(keys)
+        self._write_preferences(made)
+
+    def _count_cut(self, origin: Origin, part: Part, tokens: int, lost: int) -> None:
+        self.tally.cut.add(str(origin), tokens, lost)
+        with (self.target / "cut.jsonl").open("ab") as file:
+            file.write(files.json_line({"part": part, "tokens": tokens, "lost": lost, "origin": origin.to_json()}))
 
     def _write_removed(self, made: decide.Decisions) -> None:
         """Every row that was read and is not used, with the reason, and the row it repeats."""
         gone = np.flatnonzero(np.isin(made.fate, list(decide.REASONS)))
         with (self.target / "removed.jsonl").open("wb") as file:
             for row in gone:
-                fate, line = int(made.fate[row]), json.loads(self._line(int(row)))
-                account = self.tally.accounts[int(self.source_of[row])]
+                fate, line = int(made.fate[row]), json.loads(self.spool.line(int(row)))
+                account = self.tally.accounts[int(self.spool.source[row])]
                 if fate == decide.DUPLICATE:
                     account.merged += 1
                 else:
                     account.removed += 1
                 self.tally.removed[decide.REASONS[fate]] += 1
                 twin = int(made.twin[row])
-                of = {"of": _origin(self._line(twin)).to_json()} if twin >= 0 else {}
+                of = {"of": _origin(self.spool.line(twin)).to_json()} if twin >= 0 else {}
                 written = {"reason": decide.REASONS[fate], **of, **line}
                 file.write(files.json_line(written))
 
-    def _write_preferences(self, keys: np.ndarray) -> None:
+    def _write_preferences(self, made: decide.Decisions) -> None:
         """Pairs of a better and a worse answer, and answers marked good or bad: kept for training on them."""
-        rows = np.flatnonzero(keys["preference"])
+        rows = np.flatnonzero(self.spool.keys["preference"])
         self.tally.preferences = len(rows)
         if len(rows):
             with (self.target / "preferences.jsonl").open("wb") as file:
-                for row in map(self._row, rows.tolist()):
+                for i in rows.tolist():
+                    row = self._row(i)
                     file.write(files.json_line({
                         "prompt": row.asked,
                         "answer": row.answer, **{k: row.extra[k] for k in ("rejected", "label") if k in row.extra},
-                        "origin": row.origin.to_json(),
+                        "part": PARTS[made.part[i]], "origin": row.origin.to_json(),
                     }))  # fmt: skip
 
     def _nothing(self, report: dict[str, Any]) -> str:
         if self.tally.reasons:
-            reason, (first, _) = next(iter(self.tally.reasons.items()))
-            return f"none of the {report['inputs']} rows can be trained on; the first, {first}: {reason}"
+            first = next(iter(self.tally.reasons.values()))
+            return f"none of the {report['inputs']} rows can be trained on; the first, {first.place}: {first.reason}"
         if report["inputs"]:
             return f"all {report['inputs']} rows fell to validation and test; add rows, or lower data.split"
         return f"{', '.join(source.path for source, _ in self.sources)}: no rows in there"
@@ -340,10 +317,14 @@ class _Documents:
     """The documents of one source on disk, until the lines are known that many of them share."""
 
     def __init__(self, path: Path) -> None:
-        self.path, self.edges = path, Edges()
+        self.path, self.edges, self._count = path, Edges(), 0
         path.unlink(missing_ok=True)
 
+    def __len__(self) -> int:
+        return self._count
+
     def add(self, document: Document) -> None:
+        self._count += 1
         self.edges.count(document.text)
         row = {"text": document.text, "title": document.title, **document.origin.to_json()}
         with self.path.open("a", encoding="utf-8") as file:

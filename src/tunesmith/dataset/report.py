@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import heapq
+import re
 from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
@@ -10,13 +12,15 @@ from typing import Any
 import numpy as np
 
 from tunesmith.dataset import decide
+from tunesmith.dataset.decide import SHOWN
 from tunesmith.dataset.split import PARTS, Part
 from tunesmith.dataset.store import LEARNED
 from tunesmith.settings import CleanSettings, DataSettings
 from tunesmith.sources.example import Example
+from tunesmith.sources.quarantine import Quarantined
 
-SHOWN = 50
-"""Of each kind of finding so many are in the report with their text; all are counted."""
+_PARTICULAR = re.compile(r"""'[^']*'|"[^"]*"|[0-9][0-9.,]*""")
+"""What differs in reasons of one kind."""
 BINS = 32
 """Lengths are counted in so many bins up to the limit."""
 
@@ -42,24 +46,61 @@ class Account:
 
 
 @dataclass
+class Reason:
+    """Why rows are in quarantine: the first such reason, its place, and how many there are that differ only in
+    numbers and names."""
+
+    reason: str
+    place: str
+    rows: int = 0
+
+
+@dataclass
+class Cut:
+    """Rows that were longer than the limit: how many, the tokens they lost, and those that lost most."""
+
+    rows: int = 0
+    lost: int = 0
+    _worst: list[tuple[int, int, str]] = field(default_factory=list)
+
+    def add(self, origin: str, tokens: int, lost: int) -> None:
+        self.rows += 1
+        self.lost += lost
+        entry = (lost, -self.rows, f"{tokens} {origin}")
+        if len(self._worst) < SHOWN:
+            heapq.heappush(self._worst, entry)
+        else:
+            heapq.heappushpop(self._worst, entry)
+
+    def to_json(self) -> dict[str, Any]:
+        worst = [(lost, *text.split(" ", 1)) for lost, _, text in sorted(self._worst, reverse=True)]
+        shown = [{"origin": origin, "tokens": int(tokens), "lost": lost} for lost, tokens, origin in worst]
+        return {"rows": self.rows, "lost": self.lost, "worst": shown}
+
+
+@dataclass
 class Tally:
     """Everything that is counted while rows stream through."""
 
     accounts: list[Account]
-    reasons: dict[str, tuple[str, Counter[int]]] = field(default_factory=dict)
-    """Why rows are in quarantine: reason -> (the first place, rows by source)."""
+    reasons: dict[str, Reason] = field(default_factory=dict)
     removed: Counter[str] = field(default_factory=Counter)
     noted: Counter[str] = field(default_factory=Counter)
     personal: Counter[str] = field(default_factory=Counter)
     personal_at: dict[str, str] = field(default_factory=dict)
     boilerplate: Counter[str] = field(default_factory=Counter)
     near: list[tuple[int, int, float]] = field(default_factory=list)
-    cut: list[dict[str, Any]] = field(default_factory=list)
+    cut: Cut = field(default_factory=Cut)
     preferences: int = 0
     tokens: dict[Part, int] = field(default_factory=lambda: dict.fromkeys(PARTS, 0))
     learned: int = 0
     longest: int = 0
     lengths: Counter[int] = field(default_factory=Counter)
+
+    def count_reason(self, item: Quarantined) -> None:
+        """Count one that is quarantined."""
+        kind = _PARTICULAR.sub("…", item.reason)
+        self.reasons.setdefault(kind, Reason(item.reason, str(item.origin))).rows += 1
 
     def measure(self, part: Part, packed: np.ndarray) -> None:
         """Count one row of tokens."""
@@ -83,7 +124,7 @@ def build_report(
         "merged": sum(a.merged for a in accounts),
         "removed": sum(a.removed for a in accounts),
         "sources": [a.to_json() for a in accounts],
-        "cut": tally.cut,
+        "cut": tally.cut.to_json(),
         "tokens": {
             "train": tally.tokens["train"],
             "learned": tally.learned,
@@ -94,7 +135,7 @@ def build_report(
         "findings": _findings(tally, made, row, data),
         "preferences": tally.preferences,
         "boilerplate": [{"line": line, "documents": n} for line, n in tally.boilerplate.most_common(SHOWN)],
-        "conflicts": [_conflict(group, row) for group in made.conflicts[:SHOWN]],
+        "conflicts": [_conflict(group, row) for group in made.conflicts],
         "near_duplicates": [_pair(a, b, row) | {"similarity": s} for a, b, s in tally.near[:SHOWN]],
         "leaks": [_pair(a, b, row) for a, b in made.leaks[:SHOWN]],
     }
@@ -147,21 +188,22 @@ def _leaked(made: decide.Decisions, row: Callable[[int], Example]) -> Found:
         yield (
             "error",
             (
-                f"{len(made.leaks)} rows that are measured on ask what is trained on too, "
+                f"{_many(len(made.leaks), 'row that is measured on asks', 'rows that are measured on ask')} "
+                f"what is trained on too, "
                 f"the first at {measured} (trained on at {trained})"
             ),
         )
 
 
 def _unused(tally: Tally, data: DataSettings) -> Found:
-    most = sorted(tally.reasons.items(), key=lambda kv: -sum(kv[1][1].values()))
-    for reason, (first, where) in most[:5]:
-        yield "warning", f"{sum(where.values())} put aside, the first at {first}: {reason}"
-    if more := sum(sum(where.values()) for _, (_, where) in most[5:]):
-        yield "warning", f"{more} put aside for other reasons, each in quarantine.jsonl"
-    if tally.cut:
-        lost = sum(c["lost"] for c in tally.cut)
-        yield "warning", f"{len(tally.cut)} rows are longer than {data.max_tokens} tokens, and lose {lost}"
+    most = sorted(tally.reasons.values(), key=lambda reason: -reason.rows)
+    for reason in most[:5]:
+        yield "warning", f"{reason.rows:,} quarantined, the first at {reason.place}: {reason.reason}"
+    if more := sum(reason.rows for reason in most[5:]):
+        yield "warning", f"{more:,} quarantined for other reasons, each in quarantine.jsonl"
+    if tally.cut.rows:
+        are = _many(tally.cut.rows, "row is", "rows are")
+        yield "warning", f"{are} longer than {data.max_tokens:,} tokens, and {tally.cut.lost:,} tokens are lost"
     uses: dict[Part, str] = {"valid": "choose the best checkpoint", "test": "measure the result"}
     for part, use in uses.items():
         if not any(a.rows[part] for a in tally.accounts):
@@ -170,29 +212,30 @@ def _unused(tally: Tally, data: DataSettings) -> Found:
 
 def _conflicting(made: decide.Decisions, row: Callable[[int], Example], clean: CleanSettings) -> Found:
     if made.conflicts:
-        rows, largest = sum(len(group) for group in made.conflicts), made.conflicts[0]
+        largest = made.conflicts[0]
         done = {"keep": "all kept", "first": "only the first kept", "drop": "none kept"}[clean.conflicts]
         asked = row(int(largest[0])).prompt[-1].content[:60]
         yield (
             "warning",
             (
-                f"{len(made.conflicts)} questions have different answers, in {rows} rows ({done}); "
-                f"the most, {len(largest)}: {asked}"
+                f"{_many(made.questions, 'question has', 'questions have')} different answers, "
+                f"in {made.answers:,} rows ({done}); the most, {len(largest):,}: {asked}"
             ),
         )
 
 
 def _alike(tally: Tally, made: decide.Decisions, row: Callable[[int], Example], clean: CleanSettings) -> Found:
     if merged := sum(a.merged for a in tally.accounts):
-        yield "note", f"{merged} rows repeat another one exactly and were left out"
+        repeats = _many(merged, "row repeats", "rows repeat")
+        yield "note", f"{repeats} another one exactly and {'was' if merged == 1 else 'were'} left out"
     if tally.near:
         across = sum(made.part[a] != made.part[b] for a, b, _ in tally.near)
         done = "left out" if clean.near_duplicates == "drop" else "kept; data.clean.near_duplicates drops them"
         yield (
             "warning" if across else "note",
             (
-                f"{len(tally.near)} rows are almost another one, {across} of them across the split ({done}), "
-                f"the first at {row(tally.near[0][1]).origin}"
+                f"{_many(len(tally.near), 'row is', 'rows are')} almost another one, {across:,} "
+                f"across the split ({done}), the first at {row(tally.near[0][1]).origin}"
             ),
         )
 
@@ -200,25 +243,34 @@ def _alike(tally: Tally, made: decide.Decisions, row: Callable[[int], Example], 
 def _left_out(tally: Tally) -> Found:
     if tally.boilerplate:
         line, n = tally.boilerplate.most_common(1)[0]
-        lines = len(tally.boilerplate)
-        yield "note", f"{lines} lines that many documents begin or end with were left out, {n} times: {line[:60]}"
+        lines = _many(len(tally.boilerplate), "line", "lines")
+        times = _many(n, "time", "times")
+        yield "note", f"{lines} with which many documents begin or end left out, the most frequent {times}: {line[:60]}"
     for note, n in tally.noted.most_common():
-        yield "note", f"{n} rows: {note}"
+        yield "note", f"{_many(n, 'row', 'rows')}: {note}"
     if tally.preferences:
         bad = tally.removed[decide.REASONS[decide.BAD]]
         yield (
             "note",
             (
-                f"{tally.preferences} rows say which answer is better: the better one is trained on, "
-                f"all are kept in preferences.jsonl{f', {bad} bad answers only there' if bad else ''}"
+                f"{_many(tally.preferences, 'row says', 'rows say')} which answer is better: the better one is trained "
+                f"on, all are kept in preferences.jsonl{f', {bad:,} bad answers only there' if bad else ''}"
             ),
         )
 
 
 def _personal(tally: Tally, clean: CleanSettings) -> Found:
-    names = {"email": "e-mail addresses", "phone": "telephone numbers", "secret": "passwords or keys"}
+    names = {
+        "email": ("e-mail address", "e-mail addresses"), "phone": ("telephone number", "telephone numbers"),
+        "secret": ("password or key", "passwords or keys"),
+    }  # fmt: skip
     for kind, n in tally.personal.most_common():
         done = kind in clean.redact
         what = f"replaced by [{kind}]" if done else f"data.clean.redact can replace them ({kind!r})"
         severity = "warning" if kind == "secret" and not done else "note"
-        yield severity, f"{n} {names[kind]} in the rows, the first at {tally.personal_at[kind]}; {what}"
+        yield severity, f"{_many(n, *names[kind])} in the rows, the first at {tally.personal_at[kind]}; {what}"
+
+
+def _many(count: int, one: str, more: str) -> str:
+    """1 row is, 1,200 rows are."""
+    return f"{count:,} {one if count == 1 else more}"

@@ -210,9 +210,9 @@ def _data(report: dict[str, Any] | None, recipe: Recipe, teacher: Teacher | None
     rows, tokens = report.get("rows", {}), report.get("tokens", {})
     counts = {
         "rows read": report.get("inputs"), "rows to train": rows.get("train"), "rows to validate": rows.get("valid"),
-        "rows to test": rows.get("test"), "put aside": report.get("quarantined"),
+        "rows to test": rows.get("test"), "quarantined": report.get("quarantined"),
         "merged as exact repeats": report.get("merged"), "removed": report.get("removed"),
-        "cut for length": len(report.get("cut", [])),
+        "cut for length": report.get("cut", {}).get("rows"),
         "training tokens": tokens.get("train"), "of them learned": tokens.get("learned"),
     }  # fmt: skip
     lines += ["| what | count |", "|---|---|"]

@@ -15,8 +15,8 @@ from typing import Literal, NamedTuple
 from urllib.parse import unquote
 
 from tunesmith.errors import SourceError
-from tunesmith.sources.document import Document
-from tunesmith.sources.documents import read_bytes, read_document
+from tunesmith.sources.document import Unread
+from tunesmith.sources.documents import read_bytes
 from tunesmith.sources.example import Origin
 from tunesmith.sources.quarantine import Quarantined
 from tunesmith.sources.text import Unreadable, decode
@@ -32,8 +32,8 @@ class Link(NamedTuple):
     target: str
 
 
-def read_blog_index(path: Path, name: str, marker: str | None, filter: str | None) -> Iterator[Document | Quarantined]:
-    """One Document, or one Quarantined, for every link to a file below the index's folder, in the index's order.
+def read_blog_index(path: Path, name: str, marker: str | None, filter: str | None) -> Iterator[Unread | Quarantined]:
+    """One Unread, or one Quarantined, for every link to a file below the index's folder, in the index's order.
 
     Only lines behind the one that contains ``marker`` count, and of them only those that hold the word
     ``filter``, whatever its case. Raises `SourceError` when the index cannot be read, has no such line, or
@@ -140,7 +140,7 @@ def _kind(path: Path) -> Literal["file", "folder", ""]:
 
 def _read(
     link: Link, target: Path, line: Quarantined, index: Path, listed: dict[Path, Quarantined]
-) -> Document | Quarantined:
+) -> Unread | Quarantined:
     """``line`` is the index's line, to be quarantined with a reason when the article cannot be read."""
 
     def because(reason: str) -> Quarantined:
@@ -158,7 +158,4 @@ def _read(
     if kind != "file":
         what = "is a folder; link the article in it" if kind else "is missing; get it, or take out its line"
         return because(f"the article {what}")  # which one says the line
-    try:
-        return read_document(whole, name, link.title or None)
-    except SourceError as error:
-        return because(str(error))
+    return Unread(whole, name, link.title, line)

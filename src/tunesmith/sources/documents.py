@@ -11,7 +11,8 @@ import zlib
 from pathlib import Path
 from typing import Any
 
-from tunesmith.sources.document import Document
+from tunesmith.errors import SourceError
+from tunesmith.sources.document import Document, Unread
 from tunesmith.sources.example import Origin
 from tunesmith.sources.quarantine import Quarantined
 from tunesmith.sources.text import Unreadable, decode, encoding_of, source_errors
@@ -69,6 +70,15 @@ def read_document(path: Path, name: str, title: str | None = None) -> Document |
         return Quarantined(Origin(name), str(reason))
     heading = None if suffix == ".pdf" else first_heading(text)
     return Document(text, title or matter or _one_line(own) or heading or Path(name).stem, Origin(name))
+
+
+def read_later(file: Unread) -> Document | Quarantined:
+    """The file as `read_document` gives it; one that cannot be opened is quarantined."""
+    try:
+        return read_document(file.path, file.name, file.title or None)
+    except SourceError as error:
+        listed = file.listed or Quarantined(Origin(file.name), "")
+        return Quarantined(listed.origin, str(error), listed.text)
 
 
 def check_zip(path: Path, suffix: str) -> None:

@@ -87,6 +87,11 @@ class Example:
         return self.messages[:last]
 
     @property
+    def size(self) -> int:
+        """Characters of its turns."""
+        return sum(len(m.content) for m in self.messages)
+
+    @property
     def asked(self) -> list[dict[str, Any]]:
         """The `prompt` as a chat template takes it."""
         return [{"role": m.role, "content": m.content} for m in self.prompt]

@@ -2,21 +2,23 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from itertools import islice
 from pathlib import Path
 
 from tunesmith.errors import RecipeError, SourceError
+from tunesmith.hubs.download import OnProgress
 from tunesmith.hubs.repository import is_hub
 from tunesmith.settings import SourceTable
 from tunesmith.sources import blog_index, documents, folder, registry, rows, tables, wikisql
-from tunesmith.sources.document import Document
+from tunesmith.sources.document import Unread
 from tunesmith.sources.example import Example, Origin
 from tunesmith.sources.hub import fetched
 from tunesmith.sources.quarantine import Quarantined
 from tunesmith.sources.text import source_errors
 
-Item = Example | Document | Quarantined | rows.Block
+Item = Example | Unread | Quarantined | rows.Block
 ROWS = (".json", ".jsonl", ".ndjson")
 
 
@@ -31,9 +33,10 @@ def read_source(source: SourceTable, start: Path) -> Iterator[Item]:
     return islice(items, source.limit) if source.limit else items
 
 
-def paths_of(source: SourceTable, start: Path) -> Iterator[Path]:
-    """Every file that decides what the source gives, for telling whether anything changed."""
-    path, entry = _place(source, start)
+def paths_of(source: SourceTable, start: Path, on_progress: OnProgress | None = None) -> Iterator[Path]:
+    """Every file that decides what the source gives, for telling whether anything changed; ``on_progress`` gets bytes
+    done and total when they have to be fetched first."""
+    path, entry = _place(source, start, on_progress)
     if source.kind == "blog-index":
         yield path
         yield from blog_index.articles(path, source.marker, source.filter)
@@ -52,10 +55,10 @@ def paths_of(source: SourceTable, start: Path) -> Iterator[Path]:
         yield from (p for p in beside if p not in files and p.is_file())
 
 
-def _place(source: SourceTable, start: Path) -> tuple[Path, str]:
+def _place(source: SourceTable, start: Path, on_progress: OnProgress | None = None) -> tuple[Path, str]:
     """The path that a source names, and the entry of a registry behind "#", if it is one."""
     if is_hub(source.path):
-        return fetched(source.path), ""
+        return fetched(source.path, on_progress), ""
     file, _, entry = source.path.partition(f"{registry.FILE}#")
     return (start / file / registry.FILE, entry) if entry else (start / source.path, "")
 
@@ -92,6 +95,8 @@ def _read(source: SourceTable, start: Path) -> Iterator[Item]:
             path.stat()  # what is named must be there; what is wrong inside it goes to quarantine
         if not path.is_file():
             raise SourceError(f"{path} is neither a file nor a folder; name one")
+        if not os.access(path, os.R_OK):
+            raise SourceError(f"{path} cannot be read; check its permissions")
         yield from _file(source, path, name)
 
 
@@ -117,7 +122,7 @@ def _one_of_many(source: SourceTable, path: Path, name: str) -> Iterator[Item]:
 def _file(source: SourceTable, path: Path, name: str) -> Iterator[Item]:
     suffix = path.suffix.lower()
     if source.kind == "documents" or (source.kind == "auto" and suffix in documents.DOCUMENTS):
-        yield documents.read_document(path, name)
+        yield Unread(path, name)
     elif suffix in tables.TABLES:
         yield from tables.read_table(path, name, source.columns, source.table, source.query)
     elif source.kind == "rows" or suffix in ROWS:
