@@ -43,6 +43,7 @@ CHANGES: dict[str, Any] = {
     "train.weight_decay": 0.5,
     "train.clip": 0.01,
     "train.layers": 1,
+    "train.prefix": "off",
     "train.lora.rank": 3,
     "train.lora.alpha": 3.0,
     "train.lora.dropout": 0.5,
@@ -78,6 +79,7 @@ CONTEXT: dict[str, dict[str, Any]] = {
     "data.clean.similarity": {**DIRTY, "data.clean.near_duplicates": "drop"},
     "data.clean.conflicts": DIRTY,
     "data.clean.redact": DIRTY,
+    "train.prefix": {"train.layers": 1, "train.epochs": 3},
     "train.patience": {"train.learning_rate": 2.0, "train.validate_every": 1, "train.epochs": 3},  # it gets worse
     "train.save_minutes": {"train.validate_every": 4},  # validations save too
 }
@@ -133,6 +135,7 @@ def observe(folder: Path, model: Path, run: Path, overrides: dict[str, Any]) -> 
     named = {"model.name": str(model), "model.engine": "torch", "model.precision": "fp32", **overrides}
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(choose, "open_engine", watched)
+        patch.setenv("TUNESMITH_CACHE", f"{run}-cache")  # what one run keeps of frozen layers spares the next one work
         try:
             recipe = make_recipe(BASE, named, folder=folder)
             events = [

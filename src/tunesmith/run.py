@@ -154,7 +154,7 @@ class RunFolder:
             self.path.mkdir(parents=True, exist_ok=True)
             handle = os.open(self.path / ".lock", os.O_RDWR | os.O_CREAT, 0o644)
         try:
-            if not _try_lock(handle):
+            if not files.try_lock(handle):
                 raise RunError(
                     f"another tunesmith is working in {self.path}; wait for it, or name another folder with --run"
                 )
@@ -165,26 +165,6 @@ class RunFolder:
             yield
         finally:
             os.close(handle)  # which also unlocks; the kernel does so when the process is killed
-
-
-def _try_lock(handle: int) -> bool:
-    try:
-        import fcntl
-    except ImportError:  # Windows
-        import msvcrt
-
-        try:
-            msvcrt.locking(handle, msvcrt.LK_NBLCK, 1)  # pyright: ignore[reportAttributeAccessIssue]
-        except OSError:
-            return False
-        return True
-    try:
-        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return False
-    except OSError:
-        return True  # a file system without locks: nothing can be known
-    return True
 
 
 def _machine() -> dict[str, Any]:

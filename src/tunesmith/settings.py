@@ -150,6 +150,8 @@ class TrainSettings(Section):
     """Train the top k layers, or "all"."""
     lora: LoraSettings = LoraSettings()
     """The shape of the adapter."""
+    prefix: Literal["auto", "off"] = "auto"
+    """Compute the layers below the trained ones once for each row and keep that on disk, where it saves time."""
     validate_every: Annotated[int, Field(ge=1)] | None = None
     """Steps between validations, each with a checkpoint that is kept; empty: ten in a run."""
     save_minutes: Annotated[float, Field(gt=0)] = 2.0

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import islice
@@ -100,9 +100,13 @@ class _Work:
 
     @cached_property
     def engine(self) -> Any:
+        return self._opened()
+
+    def _opened(self, above: int = 0) -> Any:
         from tunesmith.engines.choose import open_engine
 
-        engine = open_engine(self.model.folder, self.arch, self.recipe.model.engine, self.recipe.model.precision)
+        model = self.recipe.model
+        engine = open_engine(self.model.folder, self.arch, model.engine, model.precision, above)
         engine.add_adapter(lora_shape(self.recipe), self.recipe.train.seed)
         return engine
 
@@ -115,7 +119,7 @@ class _Work:
             data = recipe.data.model_dump(exclude={"folder"})
             return files.value_hash([PREPARING, self.model.hash, data, self._source_hashes])
         if stage == "train":
-            settings = recipe.train.model_dump(exclude={"save_minutes"})
+            settings = recipe.train.model_dump(exclude={"save_minutes", "prefix"})
             return files.value_hash([self.inputs("prepare"), recipe.model.model_dump(exclude={"name"}), settings])
         if stage == "export":
             return files.value_hash([EXPORTING, self.inputs("train"), recipe.export.model_dump(), self._task_hashes])
@@ -187,9 +191,12 @@ class _Work:
         self._need("prepare", "prepared")
         self.folder.update_manifest(training=self.inputs("train"))
         checkpoints = Checkpoints(self.folder.checkpoints, self.inputs("train"))
-        rows = Rows(tokens(self.folder.dataset, "train"), tokens(self.folder.dataset, "valid"))
+        train, valid = tokens(self.folder.dataset, "train"), tokens(self.folder.dataset, "valid")
+        engine, prefix = yield from self._prefixed(train, valid)
+        if self.stopped:
+            return
         config = adapter_config(lora_shape(self.recipe), self.arch.layers, self.recipe.model.name)
-        loop = Loop(self.engine, rows, self.recipe.train, checkpoints, config, self.stop)
+        loop = Loop(engine, Rows(train, valid, prefix), self.recipe.train, checkpoints, config, self.stop)
         try:
             yield from loop.run()
         except TrainingError:
@@ -205,6 +212,33 @@ class _Work:
                     "sha256": files.file_hash(self.folder.adapter / "adapter_model.safetensors"),
                 }
             )
+
+    def _prefixed(self, train: Any, valid: Any) -> Generator[Progress, None, Any]:
+        """(engine, states of the layers below the trained ones or None). With them the engine keeps no lower layer in
+        memory; without it is the one that all stages share."""
+        from tunesmith.training.loop import passes
+
+        below = self._below
+        if not below:
+            return self.engine, None
+        engine, rows = self._opened(above=below), passes(train, valid, self.recipe.train)
+        prefix = yield from self._plan("train", *rows).carry_out(engine, self.stop)
+        self.stopped = self.stop()
+        if prefix is None and not self.stopped:
+            return self.engine, None
+        return engine, prefix
+
+    @property
+    def _below(self) -> int:
+        """How many layers no adapter changes, if their states are to be kept."""
+        from tunesmith.engines.adapter import trained_layers
+
+        return trained_layers(self.arch, lora_shape(self.recipe)).start if self.recipe.train.prefix == "auto" else 0
+
+    def _plan(self, stage: str, rows: Any, passes: float) -> Any:
+        from tunesmith.training.prefix import Plan
+
+        return Plan(stage, self.model.hash, self._below, self.arch.width, rows, passes)
 
     def _evaluate(self) -> Iterator[Progress]:
         from tunesmith.dataset import prepare
@@ -223,12 +257,19 @@ class _Work:
         def arrays(path: Path) -> Callable[[], Any]:
             return lambda: read_adapter(path)[0]
 
-        evaluation = Evaluation(self.engine, self.chat, self.recipe.evaluate, self.recipe.folder(), rows, tokens)
-        yield from evaluation.run([
+        candidates = [
             Candidate("base", None, asked=True),
             *(Candidate(f"step-{step:06d}", arrays(checkpoints.path(step)), asked=False) for step in steps),
             Candidate("tuned", arrays(self.folder.adapter), asked=True),
-        ])  # fmt: skip
+        ]
+        prefix = None
+        if self._below:
+            plan = self._plan("evaluate", [tokens[i][0] for i in range(len(tokens))], len(candidates))
+            prefix = yield from plan.carry_out(self.engine, lambda: False)
+        evaluation = Evaluation(
+            self.engine, self.chat, self.recipe.evaluate, self.recipe.folder(), rows, tokens, prefix
+        )
+        yield from evaluation.run(candidates)
         files.write_jsonl(self.folder.evaluation / "samples.jsonl", evaluation.samples)
         files.write_json(self.folder.evaluation / "results.json", evaluation.results)
 

@@ -212,7 +212,9 @@ def test_no_fence_that_fits_is_divided(chat, parts, limit):
 # -- time and real articles ------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("unit", ["x", "A sentence of words. ", "## heading\n\ntext and more\n\n", "字", "- item\n", "    ```\ncode\n\n"])
+@pytest.mark.parametrize(
+    "unit", ["x", "A sentence of words. ", "## heading\n\ntext and more\n\n", "字", "- item\n", "    ```\ncode\n\n"]
+)
 def test_the_cost_is_proportional_to_the_length(chat, unit):
     def seconds(length: int) -> float:
         start = time.process_time()

@@ -9,10 +9,11 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import Literal, Protocol
 
 import numpy as np
 
+Precision = Literal["bf16", "fp32"]
 LORA_MODULES = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
 
 
@@ -23,11 +24,13 @@ class Batch:
     ids: int32 [rows, length]; padding is 0 and is never attended to by a real token (attention is causal)
     learn: bool [rows, length]; True where the token itself is to be predicted; False on padding and at 0
     lengths: int32 [rows]; tokens of each row without padding
+    states: [rows, length, width] as `Engine.prefix` gives them, zero on padding; None where they are not known
     """
 
     ids: np.ndarray
     learn: np.ndarray
     lengths: np.ndarray
+    states: np.ndarray | None = None
 
     @property
     def learned(self) -> int:
@@ -44,11 +47,16 @@ class Batch:
         rows, lengths = list(taken), self.lengths[list(taken)]
         longest = -(-int(lengths.max()) // multiple) * multiple
         more = ((0, 0), (0, max(0, longest - self.ids.shape[1])))
-        return Batch(np.pad(self.ids[rows, :longest], more), np.pad(self.learn[rows, :longest], more), lengths)
+        states = None if self.states is None else np.pad(self.states[rows, :longest], (*more, (0, 0)))
+        return Batch(np.pad(self.ids[rows, :longest], more), np.pad(self.learn[rows, :longest], more), lengths, states)
 
     @classmethod
-    def of(cls, rows: Sequence[tuple[Sequence[int] | np.ndarray, Sequence[bool] | np.ndarray]]) -> Batch:
-        """Pad rows of (token ids, learn mask) to the longest."""
+    def of(
+        cls,
+        rows: Sequence[tuple[Sequence[int] | np.ndarray, Sequence[bool] | np.ndarray]],
+        states: Sequence[np.ndarray] | None = None,
+    ) -> Batch:
+        """Pad rows of (token ids, learn mask) to the longest, and their states [length, width] with them."""
         length = max(len(ids) for ids, _ in rows)
         ids = np.zeros((len(rows), length), np.int32)
         learn = np.zeros((len(rows), length), bool)
@@ -56,7 +64,12 @@ class Batch:
             ids[i, : len(row_ids)] = row_ids
             learn[i, : len(row_learn)] = row_learn
         learn[:, 0] = False  # nothing comes before the first token to predict it from
-        return cls(ids, learn, np.array([len(r) for r, _ in rows], np.int32))
+        padded = None
+        if states is not None:
+            padded = np.zeros((len(rows), length, states[0].shape[1]), states[0].dtype)
+            for i, row in enumerate(states):
+                padded[i, : len(row)] = row
+        return cls(ids, learn, np.array([len(r) for r, _ in rows], np.int32), padded)
 
 
 @dataclass(frozen=True)
@@ -117,6 +130,8 @@ class Engine(Protocol):
 
     name: str
     """"torch", "mlx" or "fake"."""
+    precision: Precision
+    """What the base computes in."""
 
     def add_adapter(self, shape: LoraShape, seed: int) -> None:
         """Put a fresh adapter on the base: A uniform in ±1/sqrt(in), from numpy's PCG64(seed), B zero;
@@ -128,6 +143,12 @@ class Engine(Protocol):
         the loss is the sum of negative log-likelihoods over all learned tokens, divided by their number. A micro-batch
         without learned tokens is skipped; when no token is learned at all it raises `TrainingError`.
         When loss or gradient is not finite, nothing is updated."""
+        ...
+
+    def prefix(self, rows: Sequence[np.ndarray]) -> list[np.ndarray]:
+        """What enters the lowest layer that the adapter trains, for rows of token ids: [length, width] each, uint16
+        (the bits of bf16) or float32. It depends on nothing that training changes; batches that carry it as ``states``
+        take the same step, and have the same losses, without the layers below."""
         ...
 
     def losses(self, batch: Batch, *, adapter: bool = True) -> tuple[np.ndarray, np.ndarray]:
@@ -181,6 +202,18 @@ def peak_memory() -> int:
 
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return peak if sys.platform == "darwin" else peak * 1024
+
+
+def iterate_by_tokens(lengths: Sequence[int], tokens: int) -> Iterator[list[int]]:
+    """Indices in groups that padded have at most ``tokens`` tokens (or one row), longest first."""
+    group: list[int] = []
+    for i in sorted(range(len(lengths)), key=lambda i: (-lengths[i], i)):
+        if group and (len(group) + 1) * lengths[group[0]] > tokens:
+            yield group
+            group = []
+        group.append(i)
+    if group:
+        yield group
 
 
 def iterate_by_length(lengths: Sequence[int] | np.ndarray, rows: int) -> Iterator[list[int]]:

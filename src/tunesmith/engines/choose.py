@@ -22,18 +22,19 @@ def engine_name(wanted: Literal["auto", "torch", "mlx"]) -> Literal["torch", "ml
 
 
 def open_engine(
-    folder: Path, arch: Architecture, wanted: Literal["auto", "torch", "mlx"], precision: Precision
+    folder: Path, arch: Architecture, wanted: Literal["auto", "torch", "mlx"], precision: Precision, above: int = 0
 ) -> Engine:
-    """The base model in ``folder``, loaded into an engine. Raises `EngineError` when it is not installed."""
+    """The base model in ``folder``, loaded into an engine; layers below ``above`` are read when they are needed
+    instead of being kept in memory. Raises `EngineError` when the engine is not installed."""
     name = engine_name(wanted)
     try:
         if name == "mlx":
             from tunesmith.engines.mlx_engine import MlxEngine
 
-            return MlxEngine(folder, arch, precision)
+            return MlxEngine(folder, arch, precision, above)
         from tunesmith.engines.torch_engine import TorchEngine
 
-        return TorchEngine(folder, arch, precision)
+        return TorchEngine(folder, arch, precision, above)
     except ImportError as error:
         package = "mlx-lm" if name == "mlx" else "torch"
         raise EngineError(

@@ -15,7 +15,7 @@ from collections.abc import Callable, Sequence
 import numpy as np
 
 from tunesmith.engines.adapter import check_layout, fresh
-from tunesmith.engines.base import Batch, Generation, LoraShape, StepResult, StepSettings
+from tunesmith.engines.base import Batch, Generation, LoraShape, Precision, StepResult, StepSettings
 from tunesmith.errors import EngineError, TrainingError
 from tunesmith.models.architecture import Architecture, Rope
 
@@ -55,6 +55,7 @@ class FakeEngine:
     """
 
     name = "fake"
+    precision: Precision = "fp32"
 
     def __init__(
         self,
@@ -86,6 +87,7 @@ class FakeEngine:
             raise TrainingError(f"step {settings.step} got no row with a token to learn; check the learn masks")
         loss, gradients = 0.0, {name: np.zeros(a.shape) for name, a in self._arrays.items()}
         for index, batch in enumerate(micro_batches):
+            self._check_states(batch)
             loss += self._add_gradients(batch, self._inputs_kept(batch, settings, index), tokens, gradients)
         norm = float(np.sqrt(sum((g * g).sum() for g in gradients.values())))
         if settings.step == self._nan_at:
@@ -97,7 +99,20 @@ class FakeEngine:
             self._descend({name: g * shrink for name, g in gradients.items()}, settings)
         return StepResult(loss, norm, tokens)
 
+    def prefix(self, rows: Sequence[np.ndarray]) -> list[np.ndarray]:
+        """The embedding of each token: all that comes before the only layer."""
+        self._need_adapter()
+        return [self._embedding[np.asarray(row) % len(self._embedding)].astype(np.float32) for row in rows]
+
+    def _check_states(self, batch: Batch) -> None:
+        """States of other rows must never be used."""
+        if batch.states is not None:
+            for ids, states, length in zip(batch.ids, batch.states, batch.lengths, strict=True):
+                if not np.array_equal(states[:length], self.prefix([ids[:length]])[0]):
+                    raise AssertionError("these are the states of other tokens")
+
     def losses(self, batch: Batch, *, adapter: bool = True) -> tuple[np.ndarray, np.ndarray]:
+        self._check_states(batch)
         rows, before, after = _learned(batch, len(self._embedding))
         nll = -_log_softmax(self._logits(before, adapter))[np.arange(len(after)), after]
         counts = np.bincount(rows, minlength=len(batch.ids)).astype(np.int64)

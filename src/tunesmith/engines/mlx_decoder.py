@@ -80,15 +80,26 @@ class LoraLinear(nn.Module):
 
 
 class Decoder:
-    """A dense, llama-like decoder whose weights are frozen, with at most one adapter on it."""
+    """A dense, llama-like decoder whose weights are frozen, with at most one adapter on it.
 
-    def __init__(self, folder: Path, arch: Architecture, dtype: mx.Dtype):
+    Layers below ``above`` are not kept: each is read when it is needed, and let go by `forget`.
+    """
+
+    def __init__(self, folder: Path, arch: Architecture, dtype: mx.Dtype, above: int = 0):
         """Read the weights of ``folder`` as ``dtype``. Raises `ModelError` when tensors and
         architecture do not fit, `EngineError` when mlx-lm has no layer of that kind."""
-        self.arch, self.dtype = arch, dtype
+        self.arch, self.dtype, self._folder, self._above = arch, dtype, folder, above
         self.lora: Adapter | None = None
         self._model: Any = build(arch)
         _load(self._model, folder, dtype)
+        body = self._model.model
+        kept = [body.embed_tokens, *body.layers[above:], body.norm, *([] if arch.tied else [self._model.lm_head])]
+        mx.eval([part.parameters() for part in kept])
+
+    def forget(self, i: int) -> None:
+        """Let go of a layer's weights, unless it is kept."""
+        if i < self._above:
+            _load(self._model, self._folder, self.dtype, f"model.layers.{i}.")
 
     def put(self, shape: LoraShape, arrays: dict[str, mx.array]) -> Adapter:
         """Put an adapter on, in place of the one before."""
@@ -117,19 +128,36 @@ class Decoder:
         finally:
             self.lora.on = before
 
-    def hidden(self, ids: mx.array, caches: list[BatchKVCache] | None = None, *, recompute: bool = False) -> mx.array:
+    def embed(self, ids: mx.array) -> mx.array:
+        """States [rows, length, width] before the first layer."""
+        x = self._model.model.embed_tokens(ids)
+        return x if self.arch.embedding_scale == 1.0 else x * mx.array(self.arch.embedding_scale, x.dtype)
+
+    def advance(self, x: mx.array, i: int) -> mx.array:
+        """States behind layer ``i``, of those before it."""
+        return self._model.model.layers[i](x, _mask(x.shape[1], self.arch.windows[i], None), None)
+
+    def hidden(
+        self,
+        ids: mx.array,
+        caches: list[BatchKVCache] | None = None,
+        *,
+        recompute: bool = False,
+        states: mx.array | None = None,
+        start: int = 0,
+    ) -> mx.array:
         """Token ids [rows, length] -> normed states [rows, length, width].
 
         Without caches rows are padded on the right; with them ids follow what the caches hold, and
         padding is on the left, as the caches were told. ``recompute`` keeps only what enters each
-        layer for the way back, and runs the layer again there.
+        layer for the way back, and runs the layer again there. Layers below ``start`` are left out when
+        the ``states`` [rows, length, width] that enter it are known.
         """
         body = self._model.model
-        x = body.embed_tokens(ids)
-        if self.arch.embedding_scale != 1.0:
-            x = x * mx.array(self.arch.embedding_scale, x.dtype)
+        x = self.embed(ids) if states is None else states
         masks = {w: _mask(ids.shape[1], w, caches) for w in set(self.arch.windows)}
-        for i, (layer, window) in enumerate(zip(body.layers, self.arch.windows, strict=True)):
+        for i in range(start, self.arch.layers):
+            layer, window = body.layers[i], self.arch.windows[i]
             if recompute and self.lora:
                 x = _recomputed(layer, i, self.lora, x, masks[window])
             else:
@@ -239,22 +267,24 @@ def _scaling(rope: Rope) -> dict[str, Any]:
     }
 
 
-def _load(model: nn.Module, folder: Path, dtype: mx.Dtype) -> None:
-    """Fill ``model`` from the files of ``folder``, each tensor exactly once."""
+def _load(model: nn.Module, folder: Path, dtype: mx.Dtype, part: str = "") -> None:
+    """Fill ``model``, or what of it begins with ``part``, from the files of ``folder``, each tensor exactly once and
+    not before it is used."""
     index = tensor_index(folder)
     wanted: dict[str, mx.array] = dict(tree_flatten(model.parameters()))
-    if missing := sorted(wanted.keys() - index.keys()):
+    if (missing := sorted(wanted.keys() - index.keys())) and not part:
         raise ModelError(f"{folder} lacks the tensor {missing[0]} ({len(missing)} in all); download it again")
-    if strange := sorted(index.keys() - wanted.keys() - {"lm_head.weight"}):  # some tied models keep a copy
+    strange = sorted(index.keys() - wanted.keys() - {"lm_head.weight"})  # some tied models keep a copy
+    if strange and not part:
         raise ModelError(f"{folder} has the tensor {strange[0]}, which its config.json does not account for")
-    files: dict[Path, Any] = {path: mx.load(str(path)) for path, _ in index.values()}  # read when used
-    found = {name: files[index[name][0]][index[name][1]] for name in wanted}
+    names = [name for name in wanted if name.startswith(part)]
+    files: dict[Path, Any] = {path: mx.load(str(path)) for path in {index[name][0] for name in names}}
+    found = {name: files[index[name][0]][index[name][1]] for name in names}
     for name, array in found.items():
         if array.shape != wanted[name].shape:
             raise ModelError(f"{folder}: {name} is {array.shape}, config.json says {wanted[name].shape}")
-    model.load_weights([(name, array.astype(dtype)) for name, array in found.items()])
+    model.load_weights([(name, array.astype(dtype)) for name, array in found.items()], strict=not part)
     model.freeze()
-    mx.eval(model.parameters())
 
 
 def _mask(length: int, window: int | None, caches: list[BatchKVCache] | None) -> mx.array | str:

@@ -13,7 +13,16 @@ import mlx.core as mx
 import numpy as np
 
 from tunesmith.engines.adapter import check_layout, fresh, trained_layers
-from tunesmith.engines.base import Batch, Generation, LoraShape, StepResult, StepSettings, peak_memory
+from tunesmith.engines.base import (
+    Batch,
+    Generation,
+    LoraShape,
+    Precision,
+    StepResult,
+    StepSettings,
+    iterate_by_tokens,
+    peak_memory,
+)
 from tunesmith.engines.mlx_decoder import Adapter, Decoder, kept_bytes
 from tunesmith.engines.mlx_generate import Picker, generate
 from tunesmith.errors import EngineError, OutOfMemory, TrainingError
@@ -25,6 +34,9 @@ CLIP_EPSILON = 1e-6
 ROOM_USED = 0.6
 """The part of memory left by the weights that layers may fill before they are recomputed instead."""
 
+PREFIX_TOKENS = 2048
+"""Tokens that go through a layer at once when nothing is kept for the way back."""
+
 Arrays = dict[str, mx.array]
 
 
@@ -32,17 +44,19 @@ class MlxEngine:
     """`engines.base.Engine` on mlx-lm's layers.
 
     dtype: what the base computes in, "bf16", "fp32", or "auto" (bf16 on Apple silicon, else fp32).
+    above: layers below it are read when they are needed instead of being kept in memory.
     Adapter, moments, logits and losses are float32 always.
     """
 
     name = "mlx"
 
-    def __init__(self, folder: Path, arch: Architecture, dtype: str = "auto"):
+    def __init__(self, folder: Path, arch: Architecture, dtype: str = "auto", above: int = 0):
         limit = wired_limit(mx.device_info()) if mx.metal.is_available() else None
         if limit:
             mx.set_wired_limit(limit)
         with out_of_memory():
-            self._decoder = Decoder(folder, arch, compute_dtype(dtype, platform.machine(), sys.platform))
+            self._decoder = Decoder(folder, arch, compute_dtype(dtype, platform.machine(), sys.platform), above)
+        self.precision: Precision = "bf16" if self._decoder.dtype == mx.bfloat16 else "fp32"
         self._room = limit - mx.get_active_memory() if limit else None
         self._optimizer = AdamW()
 
@@ -100,9 +114,29 @@ class MlxEngine:
     def _learned_losses(self, batch: Batch, *, recompute: bool = False) -> mx.array:
         """Negative log-likelihood of the learned tokens, row by row: float32 [batch.learned]."""
         rows, before = np.nonzero(batch.learn[:, 1:])  # the state before a token predicts it
-        hidden = self._decoder.hidden(mx.array(batch.ids), recompute=recompute)
+        states = None if batch.states is None else _states(batch.states, self._decoder.dtype)
+        start = 0 if states is None else trained_layers(self._decoder.arch, self._adapter().shape).start
+        hidden = self._decoder.hidden(mx.array(batch.ids), recompute=recompute, states=states, start=start)
         picked = hidden[mx.array(rows), mx.array(before)]
         return self._decoder.token_losses(picked, mx.array(batch.ids[rows, before + 1]))
+
+    def prefix(self, rows: Sequence[np.ndarray]) -> list[np.ndarray]:
+        lowest = trained_layers(self._decoder.arch, self._adapter().shape).start
+        found: list[np.ndarray] = [np.empty(0)] * len(rows)
+        with out_of_memory():
+            groups = list(iterate_by_tokens([len(row) for row in rows], PREFIX_TOKENS))
+            ids = [Batch.of([(rows[i], np.zeros(len(rows[i]), bool)) for i in group]).ids for group in groups]
+            states = [self._decoder.embed(mx.array(part)) for part in ids]
+            for i in range(lowest):
+                for at, x in enumerate(states):
+                    states[at] = self._decoder.advance(x, i)
+                    mx.eval(states[at])
+                self._decoder.forget(i)
+            for group, x in zip(groups, states, strict=True):
+                bits = np.array(x.view(mx.uint16) if x.dtype == mx.bfloat16 else x)
+                for i, row in zip(group, bits, strict=True):
+                    found[i] = row[: len(rows[i])].copy()
+        return found
 
     def losses(self, batch: Batch, *, adapter: bool = True) -> tuple[np.ndarray, np.ndarray]:
         counts = batch.learn[:, 1:].sum(axis=1).astype(np.int64)
@@ -233,6 +267,12 @@ def like(expected: Arrays, arrays: Mapping[str, np.ndarray]) -> Arrays:
     """``arrays`` on MLX in float32. Raises `EngineError` unless names and shapes are the expected ones."""
     check_layout(expected, arrays)
     return {name: mx.array(arrays[name].astype(np.float32)) for name in expected}
+
+
+def _states(states: np.ndarray, dtype: mx.Dtype) -> mx.array:
+    """As `MlxEngine.prefix` gave them: float32, or the bits of bf16."""
+    array = mx.array(states)
+    return (array.view(mx.bfloat16) if states.dtype == np.uint16 else array).astype(dtype)
 
 
 def to_numpy(arrays: Arrays) -> dict[str, np.ndarray]:

@@ -68,13 +68,18 @@ class Cache:
 
 
 class Decoder:
-    """Base weights on one device in one type, and how they are applied."""
+    """Base weights on one device in one type, and how they are applied.
 
-    def __init__(self, folder: Path, arch: Architecture, dtype: torch.dtype, device: torch.device) -> None:
+    Layers below ``above`` are not kept: each is read when it is needed, and let go.
+    """
+
+    def __init__(
+        self, folder: Path, arch: Architecture, dtype: torch.dtype, device: torch.device, above: int = 0
+    ) -> None:
         self.arch, self.dtype, self.device = arch, dtype, device
-        reader = _Reader(folder, dtype, device)
+        self._read = reader = _Reader(folder, dtype, device)
         self.embedding = reader("model.embed_tokens.weight")
-        self.layers = [self._layer(reader, i) for i in range(arch.layers)]
+        self._kept = {i: self._layer(reader, i) for i in range(above, arch.layers)}
         self.norm = self._norm(reader, "model.norm.weight")
         self.head = self.embedding if arch.tied else reader("lm_head.weight")
         self._tables: dict[tuple[Rope, int], tuple[Tensor, Tensor]] = {}
@@ -100,26 +105,38 @@ class Decoder:
     def _norm(self, read: _Reader, name: str) -> Tensor:
         return (read(name).float() + self.arch.norm_offset).to(self.dtype)
 
+    def layer(self, i: int) -> Layer:
+        """The weights of one layer: kept, or read now."""
+        kept = self._kept.get(i)
+        return self._layer(self._read, i) if kept is None else kept
+
     # -- forward ---------------------------------------------------------------------------------
 
-    def hidden(self, ids: Tensor, updates: Updates) -> Tensor:
-        """Last hidden states [rows * length, width] of ids [rows, length], the final norm applied."""
-        rows, length = ids.shape
-        x = self._embed(ids)
-        for i, layer in enumerate(self.layers):
-            cos, sin = self._rotation(self.arch.rope_of(i), length)
-            mask = self._mask(length, self.arch.windows[i])
-            q, k, v = self._queries(x, i, updates, (rows, length))
-            q, k = Rotate.apply(q, cos, sin), Rotate.apply(k, cos, sin)
-            o = Attention.apply(q, k, v.transpose(1, 2).contiguous(), mask, self.arch.query_scale)
-            x = self._rest(x, o.transpose(1, 2).reshape(rows * length, -1), i, layer, updates)
+    def hidden(self, ids: Tensor, updates: Updates, states: Tensor | None = None, start: int = 0) -> Tensor:
+        """Last hidden states [rows * length, width] of ids [rows, length], the final norm applied; from layer
+        ``start`` on when the ``states`` [rows * length, width] that enter it are known."""
+        x = self.embed(ids) if states is None else states
+        for i in range(start, self.arch.layers):
+            x = self.advance(x, (ids.shape[0], ids.shape[1]), i, self.layer(i), updates)
         return RmsNorm.apply(x, self.norm, self.arch.norm_eps)
 
-    def losses(self, ids: Tensor, learn: Tensor, updates: Updates) -> tuple[Tensor, Tensor]:
-        """Negative log-likelihood (float32, nats) of every learned token, and the row each is of."""
+    def advance(self, x: Tensor, shape: tuple[int, int], i: int, layer: Layer, updates: Updates) -> Tensor:
+        """States [rows * length, width] behind layer ``i``, of those before it; shape is (rows, length)."""
+        rows, length = shape
+        cos, sin = self._rotation(self.arch.rope_of(i), length)
+        mask = self._mask(length, self.arch.windows[i])
+        q, k, v = self._queries(x, i, layer, updates, shape)
+        q, k = Rotate.apply(q, cos, sin), Rotate.apply(k, cos, sin)
+        o = Attention.apply(q, k, v.transpose(1, 2).contiguous(), mask, self.arch.query_scale)
+        return self._rest(x, o.transpose(1, 2).reshape(rows * length, -1), i, layer, updates)
+
+    def losses(
+        self, ids: Tensor, learn: Tensor, updates: Updates, states: Tensor | None = None, start: int = 0
+    ) -> tuple[Tensor, Tensor]:
+        """Negative log-likelihood (float32, nats) of every learned token, and the row each is of; see `hidden`."""
         rows, at = learn.nonzero(as_tuple=True)
         positions = rows * ids.shape[1] + at - 1  # the token before predicts it
-        hidden = self.hidden(ids, updates)
+        hidden = self.hidden(ids, updates, states, start)
         return HeadLoss.apply(hidden, positions, ids[rows, at], self.head), rows
 
     def read(self, ids: Tensor, pads: Tensor, cache: Cache, updates: Updates) -> Tensor:
@@ -135,10 +152,11 @@ class Decoder:
         kinds = {(self.arch.rope_of(i), self.arch.windows[i]) for i in range(self.arch.layers)}
         turns = {rope: [t[positions][:, None] for t in self._rotation(rope, end)] for rope, _ in kinds}
         masks = {window: self._cached_mask(at, pads, end, window) for _, window in kinds}
-        x = self._embed(ids)
-        for i, layer in enumerate(self.layers):
+        x = self.embed(ids)
+        for i in range(self.arch.layers):
             cos, sin = turns[self.arch.rope_of(i)]
-            q, k, v = self._queries(x, i, updates, (rows, n))
+            layer = self.layer(i)
+            q, k, v = self._queries(x, i, layer, updates, (rows, n))
             q = turn(q.transpose(1, 2), cos, sin, q.new_empty(rows, q.shape[2], n, q.shape[3]))
             turn(k.transpose(1, 2), cos, sin, cache.keys[i][:, :, start:end])
             cache.values[i][:, :, start:end] = v.transpose(1, 2)
@@ -157,21 +175,24 @@ class Decoder:
         shape = (rows, self.arch.kv_heads, room, self.arch.head_dim)
 
         def empty() -> list[Tensor]:
-            return [torch.zeros(shape, dtype=self.dtype, device=self.device) for _ in self.layers]
+            return [torch.zeros(shape, dtype=self.dtype, device=self.device) for _ in range(self.arch.layers)]
 
         return Cache(empty(), empty())
 
     # -- parts of a layer ------------------------------------------------------------------------
 
-    def _embed(self, ids: Tensor) -> Tensor:
+    def embed(self, ids: Tensor) -> Tensor:
+        """States [rows * length, width] before the first layer."""
         x = F.embedding(ids.reshape(-1), self.embedding)
         return x * torch.tensor(self.arch.embedding_scale, dtype=self.dtype) if self.arch.embedding_scale != 1 else x
 
-    def _queries(self, x: Tensor, i: int, updates: Updates, shape: tuple[int, int]) -> tuple[Tensor, Tensor, Tensor]:
+    def _queries(
+        self, x: Tensor, i: int, layer: Layer, updates: Updates, shape: tuple[int, int]
+    ) -> tuple[Tensor, Tensor, Tensor]:
         """q, k, v [rows, length, heads or groups, size], not yet rotated."""
-        arch, layer = self.arch, self.layers[i]
+        arch = self.arch
         normed = RmsNorm.apply(x, layer.norm["attention"], arch.norm_eps)
-        qkv = self._linear(normed, i, "qkv", updates).view(*shape, -1, arch.head_dim)
+        qkv = self._linear(normed, i, "qkv", layer, updates).view(*shape, -1, arch.head_dim)
         q, k, v = qkv.split([arch.heads, arch.kv_heads, arch.kv_heads], 2)
         if arch.qk_norm:
             q = RmsNorm.apply(q, layer.norm["q"], arch.norm_eps)
@@ -181,18 +202,18 @@ class Decoder:
     def _rest(self, x: Tensor, attended: Tensor, i: int, layer: Layer, updates: Updates) -> Tensor:
         """Everything after attention: its projection, the MLP, both residuals."""
         eps = self.arch.norm_eps
-        o = self._linear(attended, i, "o", updates)
+        o = self._linear(attended, i, "o", layer, updates)
         if self.arch.sandwich_norms:
             o = RmsNorm.apply(o, layer.norm["after_attention"], eps)
         x = x + o
-        both = self._linear(RmsNorm.apply(x, layer.norm["mlp"], eps), i, "gate_up", updates)
-        y = self._linear(Gated.apply(both, self.arch.activation), i, "down", updates)
+        both = self._linear(RmsNorm.apply(x, layer.norm["mlp"], eps), i, "gate_up", layer, updates)
+        y = self._linear(Gated.apply(both, self.arch.activation), i, "down", layer, updates)
         if self.arch.sandwich_norms:
             y = RmsNorm.apply(y, layer.norm["after_mlp"], eps)
         return x + y
 
-    def _linear(self, x: Tensor, i: int, group: str, updates: Updates) -> Tensor:
-        linear, update = self.layers[i].linear[group], updates.get((i, group))
+    def _linear(self, x: Tensor, i: int, group: str, layer: Layer, updates: Updates) -> Tensor:
+        linear, update = layer.linear[group], updates.get((i, group))
         if update is None:
             return F.linear(x, linear.weight, linear.bias)
         keep = None

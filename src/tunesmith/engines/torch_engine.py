@@ -5,15 +5,25 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from tunesmith.engines import adapter as layout
-from tunesmith.engines.base import Batch, Generation, LoraShape, StepResult, StepSettings, peak_memory
+from tunesmith.engines.base import (
+    Batch,
+    Generation,
+    LoraShape,
+    Precision,
+    StepResult,
+    StepSettings,
+    iterate_by_tokens,
+    peak_memory,
+)
 from tunesmith.engines.torch_cores import Cores, memory_errors
-from tunesmith.engines.torch_decoder import GROUPS, Decoder, Update, Updates
+from tunesmith.engines.torch_decoder import GROUPS, Decoder, Layer, Update, Updates
 from tunesmith.engines.torch_generate import Picker, continue_prompts
 from tunesmith.errors import EngineError, TrainingError
 from tunesmith.models.architecture import Architecture
@@ -53,21 +63,23 @@ class Trained:
 
 
 class TorchEngine:
-    """See `engines.base.Engine`. ``dtype``: "bf16", "fp32", or "auto" for the one this machine multiplies fastest."""
+    """See `engines.base.Engine`. ``dtype``: "bf16", "fp32", or "auto" for the one this machine multiplies fastest;
+    ``above``: layers below it are read when they are needed instead of being kept in memory."""
 
     name = "torch"
 
-    def __init__(self, folder: Path, arch: Architecture, dtype: str = "auto") -> None:
+    def __init__(self, folder: Path, arch: Architecture, dtype: str = "auto", above: int = 0) -> None:
         self.arch = arch
         self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-        name = fastest_dtype(self.device) if dtype == "auto" else dtype
+        name: Any = fastest_dtype(self.device) if dtype == "auto" else dtype
         if name not in DTYPES:
             raise EngineError(f"precision {dtype!r} is not known; known are auto, {', '.join(DTYPES)}")
         self.dtype = DTYPES[name]
+        self.precision: Precision = name
         self._cores = Cores(torch.get_num_threads() if self.device.type == "cpu" else 1)
         self._multiple = FEW_SHAPES if self.device.type == "cpu" else 1
         with memory_errors(), torch.no_grad():
-            self.decoder = Decoder(folder, arch, self.dtype, self.device)
+            self.decoder = Decoder(folder, arch, self.dtype, self.device, above)
         self._trained: dict[tuple[int, str], Trained] = {}
         self._shape = LoraShape()
         self._optimizer: torch.optim.AdamW | None = None
@@ -145,7 +157,7 @@ class TorchEngine:
     def _gradients(self, batch: Batch, generator: torch.Generator | None, learned: int) -> tuple[float, Updates]:
         """The batch's part of the mean loss; its gradients are left on the updates."""
         updates = self._updates(generator, wanted=True)
-        losses, _ = self.decoder.losses(*self._tensors(batch), updates)
+        losses, _ = self.decoder.losses(*self._tensors(batch), updates, *self._states(batch))
         loss = losses.sum() / learned
         loss.backward()
         return loss.item(), updates
@@ -222,7 +234,7 @@ class TorchEngine:
 
     @torch.no_grad()
     def _losses(self, batch: Batch, updates: Updates) -> np.ndarray:
-        losses, rows = self.decoder.losses(*self._tensors(batch), updates)
+        losses, rows = self.decoder.losses(*self._tensors(batch), updates, *self._states(batch))
         return torch.zeros(len(batch.ids), dtype=torch.float64).index_add_(0, rows.cpu(), losses.double().cpu()).numpy()
 
     @torch.no_grad()
@@ -231,6 +243,41 @@ class TorchEngine:
             row = torch.tensor([list(ids)], device=self.device)
             hidden = self.decoder.hidden(row, self._updates(adapter=adapter))
             return (hidden @ self.decoder.head.t()).float().cpu().numpy()
+
+    def prefix(self, rows: Sequence[np.ndarray]) -> list[np.ndarray]:
+        self._need_adapter()
+        groups = list(iterate_by_tokens([len(row) for row in rows], MOST_TOKENS))
+        batches = [Batch.of([(rows[i], np.zeros(len(rows[i]), bool)) for i in part]) for part in groups]
+        batches = [batch.rows(range(len(batch.ids)), self._multiple) for batch in batches]
+        states = list(self._cores.each(self._embedded, batches))
+        for i in range(self._lowest()):
+            layer = self.decoder.layer(i)
+            jobs = [(x, batch.ids.shape, i, layer) for x, batch in zip(states, batches, strict=True)]
+            states = list(self._cores.each(self._advanced, jobs))
+        found: list[np.ndarray] = [np.empty(0)] * len(rows)
+        for part, batch, x in zip(groups, batches, states, strict=True):
+            for i, row in zip(part, x.view(*batch.ids.shape, -1), strict=True):
+                found[i] = _bits(row[: len(rows[i])])
+        return found
+
+    @torch.no_grad()
+    def _embedded(self, batch: Batch) -> Tensor:
+        return self.decoder.embed(self._tensors(batch)[0])
+
+    @torch.no_grad()
+    def _advanced(self, job: tuple[Tensor, tuple[int, int], int, Layer]) -> Tensor:
+        return self.decoder.advance(*job, {})
+
+    def _lowest(self) -> int:
+        return layout.trained_layers(self.arch, self._shape).start
+
+    def _states(self, batch: Batch) -> tuple[Tensor | None, int]:
+        """What enters the lowest trained layer, and which that is, when the batch brings it."""
+        if batch.states is None:
+            return None, 0
+        states = torch.from_numpy(batch.states)
+        states = states.view(torch.bfloat16) if states.dtype == torch.uint16 else states
+        return states.flatten(0, 1).to(self.device, self.dtype), self._lowest()
 
     def generate(self, prompts: Sequence[Sequence[int]], *, max_new_tokens: int, stop: frozenset[int],
                  temperature: float = 0.0, seed: int = 0, adapter: bool = True,
@@ -285,6 +332,12 @@ def fastest_dtype(device: torch.device) -> str:
 
 def _numpy(tensor: Tensor) -> np.ndarray:
     return tensor.detach().float().cpu().contiguous().numpy().copy()
+
+
+def _bits(states: Tensor) -> np.ndarray:
+    """float32, or the bits of bf16, for which numpy has no type."""
+    states = states.cpu().contiguous()
+    return (states.view(torch.uint16) if states.dtype == torch.bfloat16 else states).numpy().copy()
 
 
 def _tensor(array: np.ndarray) -> Tensor:

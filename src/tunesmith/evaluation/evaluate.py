@@ -20,6 +20,7 @@ from tunesmith.progress import Progress
 from tunesmith.settings import EvaluateSettings, SqlTaskSettings
 from tunesmith.sources.example import Example
 from tunesmith.training.loop import mean_loss
+from tunesmith.training.prefix import Prefix
 
 
 @dataclass(frozen=True)
@@ -42,6 +43,8 @@ class Evaluation:
     folder: Path
     rows: list[Example]
     tokens: Tokens
+    prefix: Prefix | None = None
+    """What is known of the layers below the trained ones."""
     results: list[dict[str, Any]] = field(default_factory=list)
     samples: list[dict[str, Any]] = field(default_factory=list)
     _base_marks: dict[str, list[bool]] = field(default_factory=dict)
@@ -66,7 +69,7 @@ class Evaluation:
             adapter = candidate.arrays is not None
             result: dict[str, Any] = {"model": candidate.name, "split": "test"}
             if any(t.kind == "loss" for t in self.settings.tasks):
-                loss = mean_loss(self.engine, self.tokens, self.settings.batch, adapter=adapter)
+                loss = mean_loss(self.engine, self.tokens, self.settings.batch, adapter=adapter, prefix=self.prefix)
                 result |= {"loss": loss, "perplexity": math.exp(min(loss, 700))}
             if candidate.asked and tasks and rows:
                 answers: list[str] = []

@@ -9,6 +9,8 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
+
 from tunesmith.dataset.store import Tokens
 from tunesmith.engines.base import Batch, Engine, StepSettings, iterate_by_length
 from tunesmith.errors import TrainingError
@@ -16,6 +18,7 @@ from tunesmith.progress import Progress
 from tunesmith.settings import TrainSettings
 from tunesmith.training.checkpoints import Checkpoints, State
 from tunesmith.training.order import Order
+from tunesmith.training.prefix import Prefix
 from tunesmith.training.schedule import learning_rate
 
 SMOOTH = 0.95
@@ -28,6 +31,25 @@ class Rows:
 
     train: Tokens
     valid: Tokens
+    prefix: Prefix | None = None
+    """What is known of the layers below the trained ones, for all of these rows."""
+
+
+def passes(train: Tokens, valid: Tokens, settings: TrainSettings) -> tuple[list[np.ndarray], float]:
+    """Token ids of every row that a training uses, and how often it goes through the model on average."""
+    order = Order(train.lengths, settings.batch, settings.seed)
+    steps = settings.steps or settings.epochs * order.steps_per_epoch
+    few = steps < order.steps_per_epoch
+    used = sorted({row for step in range(1, steps + 1) for row in order.rows(step)}) if few else range(len(train))
+    rows = [train[row][0] for row in used] + [valid[row][0] for row in range(len(valid))]
+    trained = sum(train.lengths[list(used)]) * max(1.0, steps / order.steps_per_epoch)
+    validated = sum(valid.lengths) * (1 + steps // validation_steps(settings, steps))
+    return rows, float(trained + validated) / max(1, sum(map(len, rows)))
+
+
+def validation_steps(settings: TrainSettings, steps: int) -> int:
+    """Steps between two validations."""
+    return settings.validate_every or max(1, math.ceil(steps / 10))
 
 
 class Loop:
@@ -39,7 +61,7 @@ class Loop:
         self.checkpoints, self.config, self.stop = checkpoints, config, stop
         self.order = Order(rows.train.lengths, settings.batch, settings.seed)
         self.steps = settings.steps or settings.epochs * self.order.steps_per_epoch
-        self.every = settings.validate_every or max(1, math.ceil(self.steps / 10))
+        self.every = validation_steps(settings, self.steps)
         self.state = State()
         self.finished = False
         self._saved = 0
@@ -88,7 +110,9 @@ class Loop:
         rate = learning_rate(step, self.steps, s.learning_rate, s.warmup, s.schedule)
         rows = self.order.rows(step)
         micro = s.micro_batch or len(rows)
-        batches = [make_batch(self.rows.train, rows[i : i + micro]) for i in range(0, len(rows), micro)]
+        batches = [
+            make_batch(self.rows.train, rows[i : i + micro], self.rows.prefix) for i in range(0, len(rows), micro)
+        ]
         began = time.monotonic()
         result = self.engine.step(batches, StepSettings(step, rate, s.weight_decay, s.clip or None, s.seed))
         tokens = sum(b.tokens for b in batches)
@@ -140,7 +164,8 @@ class Loop:
         yield from self._save(milestone=True)
 
     def _validate(self) -> float:
-        loss = mean_loss(self.engine, self.rows.valid, self.settings.micro_batch or self.settings.batch)
+        batch = self.settings.micro_batch or self.settings.batch
+        loss = mean_loss(self.engine, self.rows.valid, batch, prefix=self.rows.prefix)
         if not math.isfinite(loss):
             raise TrainingError(f"the validation loss became {loss} at step {self.state.step}; {self._advice()}")
         return loss
@@ -181,16 +206,19 @@ class _Pace:
         return steps * (step + self._pauses / self._taken)
 
 
-def make_batch(tokens: Tokens, rows: Iterable[int]) -> Batch:
-    """These rows padded to one length."""
-    return Batch.of([tokens[row] for row in rows])
+def make_batch(tokens: Tokens, rows: Iterable[int], prefix: Prefix | None = None) -> Batch:
+    """These rows padded to one length, with their states where all are known."""
+    taken = [tokens[row] for row in rows]
+    states = [prefix.of(ids) for ids, _ in taken] if prefix else []
+    known = [row for row in states if row is not None]
+    return Batch.of(taken, known if len(known) == len(taken) else None)
 
 
-def mean_loss(engine: Engine, rows: Tokens, batch: int, *, adapter: bool = True) -> float:
+def mean_loss(engine: Engine, rows: Tokens, batch: int, *, adapter: bool = True, prefix: Prefix | None = None) -> float:
     """Negative log-likelihood per learned token, in nats."""
     total, tokens = 0.0, 0
     for part in iterate_by_length(rows.lengths, batch):
-        losses, counts = engine.losses(make_batch(rows, part), adapter=adapter)
+        losses, counts = engine.losses(make_batch(rows, part, prefix), adapter=adapter)
         total += float(losses.sum())
         tokens += int(counts.sum())
     return total / tokens

@@ -1,0 +1,190 @@
+"""The frozen prefix: what enters the lowest trained layer, computed once for each row and kept on disk.
+
+Where only the top layers learn, those below give the same states in every epoch, validation and checkpoint, and in
+every later run with the same model and number of trained layers. They are kept in the cache folder by the hash of the
+model, the layers below, the precision and the engine, and each row's by the hash of its token ids.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import shutil
+import time
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from typing import IO
+
+import numpy as np
+
+from tunesmith import files
+from tunesmith.engines.base import Engine
+from tunesmith.errors import StorageError
+from tunesmith.progress import Progress
+
+BLOCK = 8192
+"""Tokens computed between two writes: enough that reading the layers takes little of the time."""
+SPARE = 2 << 30
+"""Bytes of the disk that stay free."""
+PAYS = 1.3
+"""Tokens that would go through the lower layers, for each that does so once: below that it is not worth the disk."""
+
+_ENTRY = np.dtype([("key", "u8", 2), ("start", "i8"), ("length", "i8")])
+Row = Sequence[int] | np.ndarray
+
+
+class Prefix:
+    """States by token ids, in two files that only grow: ``states``, rows behind each other, and ``index``.
+
+    A row counts as there when its entry and all of its states are: what a crash cut short is written again.
+    """
+
+    def __init__(self, model: str, below: int, width: int, engine: Engine) -> None:
+        identity = [model, below, width, engine.precision, engine.name]
+        self.folder = files.cache_folder() / "prefix" / files.value_hash(identity)[:24]
+        self.dtype, self.width = np.dtype(np.uint16 if engine.precision == "bf16" else np.float32), width
+        with files.storage_errors(self.folder):
+            self.folder.mkdir(parents=True, exist_ok=True)
+            os.utime(self.folder)  # when it was used last
+        self._load()
+
+    def _load(self) -> None:
+        """Take in what is there, as far as it is whole."""
+        states, index = self.folder / "states", self.folder / "index"
+        raw = index.read_bytes() if index.exists() else b""
+        entries = np.frombuffer(raw[: len(raw) // _ENTRY.itemsize * _ENTRY.itemsize], _ENTRY)
+        rows = states.stat().st_size // self.bytes_of(1) if states.exists() else 0
+        whole = (entries["start"] >= 0) & (entries["length"] > 0) & (entries["start"] + entries["length"] <= rows)
+        entries = entries[whole]
+        self._entries = entries[np.argsort(entries["key"][:, 0], kind="stable")]
+        self._map = np.memmap(states, self.dtype, "r", shape=(rows, self.width)) if rows else None
+
+    def of(self, ids: Row) -> np.ndarray | None:
+        """States [length, width] of a row, or None."""
+        first, second = _key(ids)
+        at = int(np.searchsorted(self._entries["key"][:, 0], first))
+        while at < len(self._entries) and self._entries["key"][at, 0] == first:
+            _, start, length = self._entries[at]
+            if self._entries["key"][at, 1] == second and length == len(ids) and self._map is not None:
+                return self._map[start : start + length]
+            at += 1
+        return None
+
+    def missing(self, rows: Iterable[Row]) -> list[Row]:
+        """Those whose states are not there yet, each once."""
+        return list({_key(ids): ids for ids in rows if self.of(ids) is None}.values())
+
+    def bytes_of(self, tokens: int) -> int:
+        return tokens * self.width * self.dtype.itemsize
+
+    def fill(self, engine: Engine, rows: Sequence[Row], stop: Callable[[], bool]) -> Iterator[Progress]:
+        """Compute what is not there yet. Raises `StorageError` when the disk is full: what was written stays."""
+        with (self.folder / "states").open("ab") as states, (self.folder / "index").open("ab") as index:
+            while not files.try_lock(index.fileno()):  # it ends when the file is closed
+                yield Progress("working", message="waiting for another run that computes the lower layers")
+                if stop():
+                    return
+                time.sleep(1)
+            self._mend(states, index)
+            missing = sorted(self.missing(rows), key=len, reverse=True)
+            total, done = sum(map(len, missing)), 0
+            self._make_room(self.bytes_of(total))
+            for block in _blocks(missing):
+                yield Progress("working", message="computing the lower layers, once", done=done, total=total)
+                if stop():
+                    return
+                self._add(block, engine.prefix(block), states, index)
+                done += sum(map(len, block))
+
+    def _mend(self, states: IO[bytes], index: IO[bytes]) -> None:
+        """Take away what a crash left half: an entry without its states would be that of the next row's."""
+        self._load()
+        with files.storage_errors(self.folder):
+            if index.seek(0, os.SEEK_END) != self._entries.nbytes:
+                index.truncate(0)
+                index.write(self._entries.tobytes())
+                index.flush()
+            end = max((self._entries["start"] + self._entries["length"]).tolist(), default=0)
+            states.truncate(self.bytes_of(end))
+
+    def _make_room(self, needed: int) -> None:
+        """Remove what other models and runs left, what was not used for longest first. Raises `StorageError`."""
+        others = sorted((p for p in self.folder.parent.iterdir() if p != self.folder), key=lambda p: p.stat().st_mtime)
+        while (free := shutil.disk_usage(self.folder).free) < needed + SPARE:
+            if not others:
+                raise StorageError(
+                    f"{needed / 1e9:.1f} GB are needed in {self.folder.parent}, and {free / 1e9:.1f} GB are free"
+                )
+            shutil.rmtree(others.pop(0), ignore_errors=True)
+
+    def _add(self, rows: Sequence[Row], found: Sequence[np.ndarray], states: IO[bytes], index: IO[bytes]) -> None:
+        """Append rows: states first, and their entries only when those are on disk."""
+        entries = np.empty(len(rows), _ENTRY)
+        with files.storage_errors(self.folder):
+            start = states.seek(0, os.SEEK_END) // self.bytes_of(1)
+            for i, (ids, row) in enumerate(zip(rows, found, strict=True)):
+                entries[i] = _key(ids), start, len(ids)
+                states.write(np.ascontiguousarray(row).tobytes())
+                start += len(ids)
+            states.flush()
+            os.fsync(states.fileno())
+            index.write(entries.tobytes())
+            index.flush()
+        self._load()
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What to keep states of: a model's ``below`` lowest layers for these rows, which go through them ``passes`` times
+    on average without it. ``stage`` is the one that needs them."""
+
+    stage: str
+    model: str
+    below: int
+    width: int
+    rows: Sequence[Row]
+    passes: float
+
+    def carry_out(self, engine: Engine, stop: Callable[[], bool]) -> Generator[Progress, None, Prefix | None]:
+        """The states of all rows, filled in where they are missing; None when that does not pay, when the disk is full,
+        and when ``stop()`` ended it."""
+        try:
+            prefix = Prefix(self.model, self.below, self.width, engine)
+            missing = prefix.missing(self.rows)
+            tokens, new = sum(map(len, self.rows)), sum(map(len, missing))
+            if self.passes * tokens < PAYS * new:
+                yield self._note("every step computes", "too few passes over the rows to keep what they give")
+                return None
+            for progress in prefix.fill(engine, missing, stop):
+                yield replace(progress, stage=self.stage)
+        except StorageError as error:
+            yield self._note("every step computes", f"what they give cannot be kept: {error}")
+            return None
+        if stop():
+            return None
+        when = "kept from an earlier run" if not missing else "computed once"
+        yield self._note(
+            "no step computes", f"{when}, {prefix.bytes_of(tokens) / 1e9:.1f} GB in {prefix.folder.parent}"
+        )
+        return prefix
+
+    def _note(self, what: str, why: str) -> Progress:
+        layers = "layer" if self.below == 1 else f"{self.below} layers"
+        return Progress("note", stage=self.stage, message=f"{what} the lowest {layers}, which do not learn ({why})")
+
+
+def _key(ids: Row) -> tuple[int, int]:
+    digest = hashlib.blake2b(np.ascontiguousarray(ids, "<i4").tobytes(), digest_size=16).digest()
+    return int.from_bytes(digest[:8], "little"), int.from_bytes(digest[8:], "little")
+
+
+def _blocks(rows: list[Row]) -> Iterator[list[np.ndarray]]:
+    block, tokens = list[np.ndarray](), 0
+    for ids in rows:
+        block.append(np.asarray(ids))
+        tokens += len(ids)
+        if tokens >= BLOCK:
+            yield block
+            block, tokens = [], 0
+    if block:
+        yield block
