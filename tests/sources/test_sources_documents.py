@@ -252,6 +252,17 @@ def test_entities_that_multiply_are_quarantined(tmp_path):
     )
 
 
+def test_a_page_is_read_in_the_encoding_that_it_names(tmp_path):
+    page = '<html><head><meta http-equiv="x" content="text/html; charset={}"></head><body><p>{}</p></body></html>'
+    japanese = "データベースの索引とクエリについて説明します。"
+    assert good(tmp_path, "a.html", page.format("Shift_JIS", japanese).encode("cp932")).text == japanese
+    assert good(tmp_path, "b.html", page.format("Shift_JIS", japanese).encode()).text == japanese
+    assert "says that it is utf-8, and is not" in reason(
+        tmp_path, "c.html", page.format("utf-8", "né").encode("cp1252")
+    )
+    assert "it looks like Shift-JIS" in reason(tmp_path, "d.txt", japanese.encode("cp932"))
+
+
 @pytest.mark.parametrize(
     ("name", "data", "expected"),
     [
@@ -265,7 +276,7 @@ def test_entities_that_multiply_are_quarantined(tmp_path):
          "protected by a password, or of an old Office; save it as .docx without a password"),
         ("a.docx", docx("x")[:-30], "a broken .docx file; copy it again, or save it again"),
         ("a.txt", b"\x89PNG\r\n\x1a\n" + bytes(99), "not plain text but an image"+RENAME),
-        ("a.txt", b"\x01\0\0\x02\0\0" * 99, "not text: it is full of zero bytes"),
+        ("a.txt", b"\x01\0\0\x02\0\0" * 99, "not text: it is full of zero bytes; leave it out"),
     ],
 )  # fmt: skip
 def test_a_wrong_suffix_is_quarantined(tmp_path, name, data, expected):

@@ -92,6 +92,14 @@ def test_csv_is_read_in_any_encoding_and_with_any_newline(tmp_path, encoding, ne
     assert [row.origin.line for row in rows] == [2, 4]
 
 
+def test_csv_in_a_guessed_encoding_says_so_in_every_row(tmp_path):
+    (tmp_path / "a.csv").write_bytes("question;answer\nÇa va?;Très bien, merci à vous.\nDéjà?;Oui.\n".encode("cp1252"))
+    rows = list(read_table(tmp_path / "a.csv", "a.csv", {}, None, None))
+    assert [row.answer for row in rows] == ["Très bien, merci à vous.", "Oui."]
+    note = "read as Windows-1252 (Western Europe), which was guessed; save the file as UTF-8"
+    assert [row.notes for row in rows] == [(note,)] * 2
+
+
 def test_a_row_may_span_lines_and_the_next_one_knows_its_line(tmp_path):
     rows = csv_rows(tmp_path, 'question,answer\n"a\nb","c ""d""\n\ne"\nf,g\n,\nh\n')
     assert pairs(rows[:2]) == [("a\nb", 'c "d"\n\ne'), ("f", "g")]

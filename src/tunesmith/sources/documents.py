@@ -201,7 +201,7 @@ def _converted(path: Path, data: bytes) -> tuple[str, str | None]:
         refuse_binary(data, "HTML")
         if len(data) > LARGEST_HTML:
             raise Unreadable(f"more than {LARGEST_HTML // MB} MB of HTML; divide the file")
-        data = decode(data).replace("\0", "").encode("utf-8", "replace")
+        data = _html(data).replace("\0", "").encode("utf-8", "replace")
     elif suffix == ".pdf":
         _check_pdf(data)
     else:
@@ -216,6 +216,20 @@ def _converted(path: Path, data: bytes) -> tuple[str, str | None]:
         raise Unreadable(f"not a {suffix} file that can be read ({type(error).__name__}); save it again") from None
     text = re.sub(r"<!-- Slide number: \d+ -->|!\[[^\[\]]*\]\(data:[^()]*\)", "", text)
     return re.sub(r"\n{3,}", "\n\n", text), title
+
+
+def _html(data: bytes) -> str:
+    """A page may say itself which encoding it is in; where it is UTF-8 all the same, that is an old lie."""
+    said = re.search(rb"<meta[^<>]*charset\s*=\s*[\"']?([\w-]+)", data[:2048], re.IGNORECASE)
+    try:
+        return decode(data)
+    except Unreadable:
+        if not said:
+            raise
+        try:
+            return data.decode(said[1].decode())
+        except (LookupError, UnicodeDecodeError):
+            raise Unreadable(f"it says that it is {said[1].decode()}, and is not; save it as UTF-8") from None
 
 
 def _convert(data: bytes, suffix: str) -> tuple[str, str | None]:

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from typing import Any
 
@@ -88,6 +88,11 @@ def read_row(row: Any, origin: Origin, columns: Mapping[Column, str] = {}) -> Ex
     if plan.meant:
         _put_extra(extra, row, plan.keys, notes)
     return Example(tuple(messages), origin, extra, "", tuple(dict.fromkeys(notes)) if notes else ())
+
+
+def with_note(example: Example, note: str) -> Example:
+    """The same row with one more note."""
+    return replace(example, notes=(*example.notes, note))
 
 
 def _all_there(row: dict[str, Any], columns: Mapping[Column, str]) -> None:
