@@ -52,12 +52,16 @@ def zipped(files: dict[str, bytes | str]) -> bytes:
 
 def docx(*paragraphs: str, extra: dict[str, bytes | str] | None = None) -> bytes:
     w = 'xmlns:w="http://schemas.openxmlformats.org/wordprocessingml/2006/main"'
-    heading = '<w:pPr><w:pStyle w:val="Heading1"/></w:pPr>'
-    body = "".join(
-        f"<w:p>{heading if p.startswith('# ') else ''}<w:r><w:t>{p.removeprefix('# ')}</w:t></w:r></w:p>"
-        for p in paragraphs
+    styles = {"#": ("Heading1", "heading 1"), "%": ("Titel", "Title")}  # an id in the language of one's Word
+    style = "".join(
+        f'<w:style w:type="paragraph" w:styleId="{called}"><w:name w:val="{name}"/></w:style>'
+        for called, name in styles.values()
     )
-    style = '<w:style w:type="paragraph" w:styleId="Heading1"><w:name w:val="heading 1"/></w:style>'
+    body = ""
+    for paragraph in paragraphs:
+        mark, _, text = paragraph.partition(" ") if paragraph[:2] in ("# ", "% ") else ("", "", paragraph)
+        its = f'<w:pPr><w:pStyle w:val="{styles[mark][0]}"/></w:pPr>' if mark else ""
+        body += f"<w:p>{its}<w:r><w:t>{text}</w:t></w:r></w:p>"
     return zipped({
         "[Content_Types].xml": '<Types xmlns="http://schemas.openxmlformats.org/package/2006/content-types"/>',
         "_rels/.rels": '<Relationships xmlns="http://schemas.openxmlformats.org/package/2006/relationships"/>',
@@ -250,6 +254,12 @@ def test_entities_that_multiply_are_quarantined(tmp_path):
     assert "not a .docx file that can be read" in reason(
         tmp_path, "a.docx", docx("x", extra={"word/document.xml": xml})
     )
+
+
+def test_the_title_of_a_word_document_is_its_first_heading(tmp_path):
+    document = good(tmp_path, "a.docx", docx("% Our shop", "What it sells.", "# Opening hours", "All day."))
+    assert document.title == "Our shop"
+    assert document.text == "# Our shop\n\nWhat it sells.\n\n# Opening hours\n\nAll day."
 
 
 def test_a_page_is_read_in_the_encoding_that_it_names(tmp_path):

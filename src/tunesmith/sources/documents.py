@@ -244,7 +244,8 @@ def _convert(data: bytes, suffix: str) -> tuple[str, str | None]:
         for logger in ("pdfminer", "pdfplumber"):  # they tell of every oddity of a PDF
             logging.getLogger(logger).setLevel(logging.CRITICAL)
         converter = kinds.get(suffix, HtmlConverter)()
-        result = converter.convert(io.BytesIO(data), StreamInfo(extension=suffix, charset="utf-8"))
+        title = {"style_map": "p[style-name='Title'] => h1:fresh"} if suffix == ".docx" else {}  # else a mere paragraph
+        result = converter.convert(io.BytesIO(data), StreamInfo(extension=suffix, charset="utf-8"), **title)
     return result.markdown, result.title
 
 
