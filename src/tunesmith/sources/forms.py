@@ -11,6 +11,7 @@ Beside a question, "chosen" and "rejected" (DPO) or "label" (KTO).
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from functools import lru_cache
@@ -27,6 +28,7 @@ UNANSWERED = "a last question that nobody answers was left out"
 TAKEN_APART = "literal special tokens were taken apart into turns"
 NULS = "NUL characters were removed"
 REASONING = "the reasoning that stands beside an answer was left out"
+PLACEHOLDER = "an answer holds {{…}}, a placeholder that nobody filled in"
 
 # What a key is called, in small letters with _ for spaces; the first that a row has is taken.
 _NAMES: dict[str, tuple[str, ...]] = {
@@ -349,12 +351,15 @@ def _string(row: dict[str, Any], key: str) -> str:
 
 
 def _cleaned(messages: list[Message], notes: list[str]) -> list[Message]:
-    """Without NUL characters, which come from broken conversions. Raises `Unreadable` for half a character."""
+    """Without NUL characters, which come from broken conversions; placeholders are noted. Raises `Unreadable` for
+    half a character."""
     for place, message in enumerate(messages):
         text = message.content
         if "\0" in text:
             messages[place] = Message(message.role, text.replace("\0", ""), message.learn)
             notes.append(NULS)
+        if "{{" in text and message.role == "assistant" and _PLACEHOLDER.search(_CODE.sub("", text)):
+            notes.append(PLACEHOLDER)
         if not text.isascii():
             try:
                 text.encode()
@@ -363,6 +368,10 @@ def _cleaned(messages: list[Message], notes: list[str]) -> list[Message]:
                     f"the {message.role}'s text holds half a character (a lone surrogate such as \\ud83d)"
                 ) from None
     return messages
+
+
+_CODE = re.compile(r"(`{3,}|~{3,}).*?(?:\1|\Z)|(`+)[^`]+\2", re.DOTALL)
+_PLACEHOLDER = re.compile(r"(?<![A-Za-z0-9_{}^\\])\{\{ ?[^\W\d]\w+ ?\}\}(?!\})")  # not the double braces of TeX
 
 
 def _cut_unanswered(messages: list[Message], notes: list[str]) -> None:
