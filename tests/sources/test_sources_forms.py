@@ -136,7 +136,7 @@ def test_preferences_end_with_the_chosen_answer():
         assert extra(row)["rejected"] == "b"
         assert "chosen" not in extra(row)
     assert turns({"messages": [system, USER], "chosen": [USER, ANSWER], "rejected": "b"})[0] == ("system", "s", False)
-    with pytest.raises(Unreadable, match="another answer"):
+    with pytest.raises(Unreadable, match="is a second answer"):
         read_row(chat(USER, ANSWER, chosen="c", rejected="b"), ORIGIN)
 
 

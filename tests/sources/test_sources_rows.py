@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import pickle
+import re
 from pathlib import Path
 
 import pytest
@@ -15,7 +16,8 @@ from tunesmith.sources import cursor as cursor_module
 from tunesmith.sources import rows as rows_module
 from tunesmith.sources.example import Example
 from tunesmith.sources.quarantine import Quarantined
-from tunesmith.sources.rows import MIXED, NOT_ITS_ENCODING, Block, blocks, is_lines, read_block, read_rows
+from tunesmith.sources.rows import MIXED, Block, blocks, is_lines, read_block, read_rows
+from tunesmith.sources.text import NOT_ITS_ENCODING
 
 SHARED = Path(__file__).parents[2].parent / "shared" / "data"
 
@@ -46,6 +48,21 @@ def test_broken_json_in_the_middle_costs_one_row(tmp_path):
     read = rows_of(tmp_path, '{"text": "a"}\n{"text": \n{"text": "b"}\n')
     assert [isinstance(r, Example) for r in read] == [True, False, True]
     assert "broken JSON" in read[1].reason
+
+
+@pytest.mark.parametrize(
+    ("row", "says"),
+    [
+        ('{"text": }', "a value is missing"), ('{"text": "a" "b": 1}', "a comma is missing"),
+        ('{"text": "a", }', "a comma stands before the end|a key is missing"), ('{text: 1}', "a key is missing"),
+        ('{"text": "a\\x"}', "is not doubled"), ('{"text": "a\tb"}', "a bare line break or tab"),
+        ('{"text": "a', "a text is not closed"), ('{"text": "a"}{}', "more stands behind its end"),
+        ("[" * 100_000, "nested too deeply"),
+    ],
+)  # fmt: skip
+def test_broken_json_is_said_in_words(tmp_path, row, says):
+    _, broken = rows_of(tmp_path, '{"text": "a"}\n' + row)
+    assert re.match(f"broken JSON: .*({says})", broken.reason)
 
 
 def test_an_array_gives_the_line_of_each_row(tmp_path):

@@ -203,7 +203,7 @@ def test_a_file_that_is_missing_a_folder_or_a_pointer_is_told_apart(tmp_path, na
 @pytest.mark.parametrize(("name", "data", "reason"), [
     ("a.csv", b"", "the file is empty; fill it or leave it out"),
     ("a.csv", b"\n \n", "the file is empty; fill it or leave it out"),
-    ("a.csv", b"question,answer\n", "it has no rows; fill it or leave it out"),
+    ("a.csv", b"question,answer\n", "the table has no rows; fill it or leave it out"),
     ("a.csv", b'"question,answer\na,b\n',
      "the header in line 1 cannot be read: a quote is opened here and never closed; close it"),
     ("a.csv", b"PK\x03\x04" + bytes(90),

@@ -42,7 +42,7 @@ def test_what_is_neither_unicode_nor_simplified_chinese_is_a_guess_that_says_so(
 @pytest.mark.parametrize(
     ("data", "says"),
     [(b"\xe9\xff", "too short"), (b"\xff", "too short"), ("资料库".encode("gbk"), "too short"),
-     ('{"q":"こんにちは","a":"はい"}'.encode("cp932"), "it could be Shift-JIS .* or EUC-KR .* alike"),
+     ('{"q":"こんにちは","a":"はい"}'.encode("cp932"), "too little to tell Shift-JIS .* from EUC-KR"),
      (bytes(range(1, 256)), "not text in any encoding that is known")],
 )  # fmt: skip
 def test_bytes_that_could_be_anything_are_refused(data, says):

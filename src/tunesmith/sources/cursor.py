@@ -7,7 +7,7 @@ import json
 from collections.abc import Iterator
 from typing import Any
 
-from tunesmith.sources.text import DAMAGED
+from tunesmith.sources.text import DAMAGED, json_problem
 
 CHUNK = 1 << 20
 """Bytes read at once."""
@@ -60,7 +60,7 @@ class Cursor:
                     return value, text
             except (ValueError, RecursionError) as error:
                 if not self._may_go_on(error) or not self._more():
-                    raise Broken(str(error).partition(":")[0]) from None
+                    raise Broken(json_problem(error)) from None
             if len(self._text) - self._at > LONGEST + CHUNK:
                 raise Broken(f"a row has more than {LONGEST:,} characters")
 

@@ -213,7 +213,7 @@ def _converted(path: Path, data: bytes) -> tuple[str, str | None]:
     except Exception as error:
         if "Password" in type(error).__name__ or "encrypt" in f"{type(error).__name__} {error}".lower():
             raise Unreadable("protected by a password; save it without one") from None
-        raise Unreadable(f"not a {suffix} file that can be read ({type(error).__name__}); save it again") from None
+        raise Unreadable(f"a broken {suffix} file; copy it again, or save it again") from None
     text = re.sub(r"<!-- Slide number: \d+ -->|!\[[^\[\]]*\]\(data:[^()]*\)", "", text)
     return re.sub(r"\n{3,}", "\n\n", text), title
 

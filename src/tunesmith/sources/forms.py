@@ -20,7 +20,7 @@ from typing import Any
 from tunesmith.settings import Column
 from tunesmith.sources.example import Example, Message, Origin
 from tunesmith.sources.rendered import ROLES, parse_rendered
-from tunesmith.sources.text import Unreadable
+from tunesmith.sources.text import HALF, Unreadable
 
 FORMS = '"messages", "prompt"/"completion", "instruction"/"output" or "text"'
 
@@ -86,7 +86,7 @@ def read_row(row: Any, origin: Origin, columns: Mapping[Column, str] = {}) -> Ex
     _check(messages)
     extra = {key: row[key] for key in plan.further}
     if extra and any(_is_deep(value) for value in extra.values()):
-        raise Unreadable(f"it is nested more than {_DEEPEST} deep")
+        raise Unreadable(f"a value is nested more than {_DEEPEST} levels deep; leave its key out")
     if plan.meant:
         _put_extra(extra, row, plan.keys, notes)
     return Example(tuple(messages), origin, extra, "", tuple(dict.fromkeys(notes)) if notes else ())
@@ -189,7 +189,7 @@ def _chosen(asked: list[Message], row: dict[str, Any], keys: dict[str, str], not
     if asked and asked[-1].role == "assistant" and asked[-1].content == chosen[0].content:
         return asked
     if asked and asked[-1].role == "assistant":
-        raise Unreadable(f'"{keys["chosen"]}" answers a question that another answer stands behind already')
+        raise Unreadable(f'"{keys["chosen"]}" is a second answer: the conversation before it ends with another one')
     return asked + chosen
 
 
@@ -364,9 +364,7 @@ def _cleaned(messages: list[Message], notes: list[str]) -> list[Message]:
             try:
                 text.encode()
             except UnicodeEncodeError:
-                raise Unreadable(
-                    f"the {message.role}'s text holds half a character (a lone surrogate such as \\ud83d)"
-                ) from None
+                raise Unreadable(HALF) from None
     return messages
 
 

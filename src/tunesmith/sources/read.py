@@ -107,7 +107,7 @@ def _folder(source: SourceTable, path: Path, name: str) -> Iterator[Item]:
 
 
 def _one_of_many(source: SourceTable, path: Path, name: str) -> Iterator[Item]:
-    """A file that stops the run when it is named is only put aside when it lies in a folder."""
+    """A file that stops the run when it is named is only quarantined when it lies in a folder."""
     try:
         yield from _file(source, path, name)
     except SourceError as error:

@@ -24,11 +24,14 @@ from tunesmith.sources.forms import read_row, with_note
 from tunesmith.sources.quarantine import Quarantined
 from tunesmith.sources.text import (
     DAMAGED,
+    HALF,
+    NOT_ITS_ENCODING,
     SAMPLE,
     UTF8_RUN,
     Unreadable,
     encoding_of,
     guess_note,
+    json_problem,
     looks_chinese,
     source_errors,
 )  # fmt: skip
@@ -41,7 +44,6 @@ Form = Callable[[Any, Origin], Example]
 
 MIXED = "read as GBK, in a file that is otherwise UTF-8; save all of it as UTF-8"
 
-NOT_ITS_ENCODING = "damaged: it holds bytes that are no text in the file's encoding; save all of it as UTF-8"
 
 _UTF8 = ("utf-8", "utf-8-sig")
 _FAR_UTF8 = re.compile(rb"[\xe3-\xed][\x80-\xbf]{2}")  # a Chinese, Japanese or Korean character
@@ -119,7 +121,9 @@ def read_formed(path: Path, name: str, form: Form) -> Iterator[Example | Quarant
         yield item
     if empty:
         nothing = not sample.strip(codecs.BOM_UTF8 + b" \t\r\n\0")
-        yield Quarantined(Origin(name), "the file is empty" if nothing else "the file holds no rows")
+        yield Quarantined(
+            Origin(name), f"the file {'is empty' if nothing else 'holds no rows'}; fill it or leave it out"
+        )
 
 
 def _noting(form: Form, note: str) -> Form:
@@ -247,9 +251,9 @@ def _parse(text: str) -> Any:
         value = json.loads(text)
         json.dumps(value, ensure_ascii=False).encode()
     except UnicodeEncodeError:
-        raise Unreadable("it holds half a character (a lone surrogate such as \\ud83d)") from None
+        raise Unreadable(HALF) from None
     except (ValueError, RecursionError) as error:
-        raise Unreadable(f"broken JSON: {error}") from None
+        raise Unreadable(f"broken JSON: {json_problem(error)}") from None
     return value
 
 
@@ -274,7 +278,7 @@ def _values(chunks: Iterator[bytes], name: str, form: Form) -> Iterator[Example 
         line = cursor.line
         text, size = cursor.rest()
         huge = f", {size:,} characters," if size > SHOWN else ""
-        reason = f"broken JSON ({error}); the rest of the file{huge} cannot be read"
+        reason = f"broken JSON: {error}; the rest of the file{huge} cannot be read"
         yield Quarantined(Origin(name, line), reason, text.replace("\udcff", "\ufffd"))
 
 
@@ -282,7 +286,7 @@ def _elements(cursor: Cursor, name: str, form: Form) -> Iterator[Example | Quara
     cursor.skip()
     while (first := cursor.peek()) != "]":
         if not first:
-            yield Quarantined(Origin(name, cursor.line), "the array is cut short: its ] is missing")
+            yield Quarantined(Origin(name, cursor.line), "the array is cut short, its ] is missing; get the whole file")
             return
         yield _element(cursor, name, form)
     cursor.skip()
@@ -310,7 +314,7 @@ def _object(cursor: Cursor, name: str, form: Form) -> Iterator[Example | Quarant
     cursor.skip()
     while (first := cursor.peek()) != "}":
         if first != '"':
-            raise Broken("an object is cut short" if not first else "a key must stand in quotation marks")
+            raise Broken("an object is cut short" if not first else "a key stands not in double quotation marks")
         key, _ = cursor.value()
         if cursor.peek() == "[" and key in LISTS:
             listed = True
@@ -323,7 +327,7 @@ def _object(cursor: Cursor, name: str, form: Form) -> Iterator[Example | Quarant
     try:
         text = json.dumps(members, ensure_ascii=False)
     except (ValueError, RecursionError) as error:
-        raise Broken(str(error)) from None
+        raise Broken(json_problem(error)) from None
     try:
         yield form(_parse(text), origin)
     except Unreadable as reason:

@@ -80,7 +80,7 @@ def _examples(table: Table, path: Path, name: str, columns: Mapping[Column, str]
             raise SourceError(problem)
         yield Quarantined(Origin(name, part=table.part), problem)
     elif not first:
-        yield Quarantined(Origin(name, part=table.part), "it has no rows; fill it or leave it out")
+        yield Quarantined(Origin(name, part=table.part), "the table has no rows; fill it or leave it out")
     else:
         yield from chain(first, read)
 

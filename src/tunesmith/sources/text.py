@@ -34,6 +34,10 @@ def _damaged(error: UnicodeError) -> tuple[str | bytes, int]:
 codecs.register_error(DAMAGED, _damaged)
 
 
+NOT_ITS_ENCODING = "damaged: it holds bytes that are no text in the file's encoding; save all of it as UTF-8"
+HALF = "damaged: a text holds half a character (such as \\ud83d without its second half); take it out"
+
+
 class Unreadable(Exception):
     """Why a file, or one row of it, cannot be read: the reason that quarantine shows."""
 
@@ -137,8 +141,8 @@ def _guessed(sample: bytes) -> str:
     if names[0] in ("cp1250", "cp1252") and "cp1252" in names:  # where these two are alike, most people's is Western
         return "cp1252"
     if len(names) > 1:
-        alike = " or ".join(_GUESSES[name] for name in names[:2])
-        raise Unreadable(f"not UTF-8, and it could be {alike} alike; save it as UTF-8")
+        alike = " from ".join(_GUESSES[name] for name in names[:2])
+        raise Unreadable(f"not UTF-8, and too little to tell {alike}; save it as UTF-8")
     return names[0]
 
 
@@ -154,6 +158,23 @@ def decode(data: bytes) -> str:
         raise Unreadable(
             f"line {line} has the byte 0x{data[error.start]:02x}, which is not {encoding.upper()}; save it as UTF-8"
         ) from None
+
+
+_JSON = {
+    "Expecting value": "a value is missing or not written as JSON has it", "Extra data": "more stands behind its end",
+    "Expecting ',' delimiter": "a comma is missing, or a quotation mark in a text has no \\ before it",
+    "Expecting ':' delimiter": "a colon is missing behind a key",
+    "Expecting property name": "a key is missing, or stands not in double quotation marks",
+    "Illegal trailing comma": "a comma stands before the end", "Unterminated string": "a text is not closed",
+    "Invalid control character": "a text holds a bare line break or tab", "Invalid \\": "a \\ in a text is not doubled",
+}  # fmt: skip
+"""What Python says of broken JSON, in words for people."""
+
+
+def json_problem(error: Exception) -> str:
+    """Without the place, so that rows broken in one way are counted as one."""
+    said = "it is nested too deeply" if isinstance(error, RecursionError) else str(error).partition(": line ")[0]
+    return next((words for begins, words in _JSON.items() if said.startswith(begins)), said)
 
 
 @contextmanager
