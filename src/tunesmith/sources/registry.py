@@ -51,6 +51,8 @@ def read_registered(path: Path, entry: str, name: str) -> Iterator[Example | Qua
     file = path.parent / _file_of(described, entry, path)
     if file.suffix.lower() not in (".json", ".jsonl", ".ndjson"):
         raise SourceError(f"{path}: {entry!r} is in {file.name}, which is not JSON; name {file} itself as the source")
+    if name.endswith(f"{FILE}#{entry}"):  # the lines are those of the data
+        name = name.removesuffix(f"{FILE}#{entry}") + described["file_name"]
     yield from read_formed(file, name, partial(_read, entry=described))
 
 
