@@ -10,6 +10,7 @@ from tunesmith import stages
 from tunesmith.cli import console
 from tunesmith.cli.app import call
 from tunesmith.cli.edge import exit_status
+from tunesmith.cli.init import CHOICES
 from tunesmith.errors import CheckFailed, RecipeError
 from tunesmith.progress import Progress
 from tunesmith.run import RunFolder
@@ -183,6 +184,16 @@ def test_init_writes_a_recipe_that_can_be_read_and_never_over_another(like, tmp_
     recipe.write_text("mine")
     assert tunesmith("init", "我的 blog", "--like", like) == 1
     assert recipe.read_text() == "mine"
+
+
+def test_init_without_a_choice_shows_the_choices_and_writes_nothing(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    assert tunesmith("init", "blog") == 2
+    shown = capsys.readouterr().err
+    for like, what in CHOICES.items():
+        assert f" init blog --like {like} " in shown
+        assert what in shown
+    assert not list(tmp_path.iterdir())
 
 
 def test_a_failed_check_is_status_3(capsys):

@@ -52,12 +52,16 @@ def zipped(files: dict[str, bytes | str]) -> bytes:
 
 def docx(*paragraphs: str, extra: dict[str, bytes | str] | None = None) -> bytes:
     w = 'xmlns:w="http://schemas.openxmlformats.org/wordprocessingml/2006/main"'
-    heading = '<w:pPr><w:pStyle w:val="Heading1"/></w:pPr>'
-    body = "".join(
-        f"<w:p>{heading if p.startswith('# ') else ''}<w:r><w:t>{p.removeprefix('# ')}</w:t></w:r></w:p>"
-        for p in paragraphs
+    styles = {"#": ("Heading1", "heading 1"), "%": ("Titel", "Title")}  # an id in the language of one's Word
+    style = "".join(
+        f'<w:style w:type="paragraph" w:styleId="{called}"><w:name w:val="{name}"/></w:style>'
+        for called, name in styles.values()
     )
-    style = '<w:style w:type="paragraph" w:styleId="Heading1"><w:name w:val="heading 1"/></w:style>'
+    body = ""
+    for paragraph in paragraphs:
+        mark, _, text = paragraph.partition(" ") if paragraph[:2] in ("# ", "% ") else ("", "", paragraph)
+        its = f'<w:pPr><w:pStyle w:val="{styles[mark][0]}"/></w:pPr>' if mark else ""
+        body += f"<w:p>{its}<w:r><w:t>{text}</w:t></w:r></w:p>"
     return zipped({
         "[Content_Types].xml": '<Types xmlns="http://schemas.openxmlformats.org/package/2006/content-types"/>',
         "_rels/.rels": '<Relationships xmlns="http://schemas.openxmlformats.org/package/2006/relationships"/>',
@@ -247,9 +251,25 @@ def test_a_bomb_in_a_pdf_is_not_unpacked(tmp_path, monkeypatch):
 def test_entities_that_multiply_are_quarantined(tmp_path):
     levels = "".join(f'<!ENTITY e{i} "{f"&e{i - 1};" * 10 if i else "x" * 1000}">' for i in range(10))
     xml = f"<!DOCTYPE d [{levels}]><d>&e9;</d>"
-    assert "not a .docx file that can be read" in reason(
-        tmp_path, "a.docx", docx("x", extra={"word/document.xml": xml})
+    broken = docx("x", extra={"word/document.xml": xml})
+    assert reason(tmp_path, "a.docx", broken) == "a broken .docx file; copy it again, or save it again"
+
+
+def test_the_title_of_a_word_document_is_its_first_heading(tmp_path):
+    document = good(tmp_path, "a.docx", docx("% Our shop", "What it sells.", "# Opening hours", "All day."))
+    assert document.title == "Our shop"
+    assert document.text == "# Our shop\n\nWhat it sells.\n\n# Opening hours\n\nAll day."
+
+
+def test_a_page_is_read_in_the_encoding_that_it_names(tmp_path):
+    page = '<html><head><meta http-equiv="x" content="text/html; charset={}"></head><body><p>{}</p></body></html>'
+    japanese = "データベースの索引とクエリについて説明します。"
+    assert good(tmp_path, "a.html", page.format("Shift_JIS", japanese).encode("cp932")).text == japanese
+    assert good(tmp_path, "b.html", page.format("Shift_JIS", japanese).encode()).text == japanese
+    assert "says that it is utf-8, and is not" in reason(
+        tmp_path, "c.html", page.format("utf-8", "né").encode("cp1252")
     )
+    assert "it looks like Shift-JIS" in reason(tmp_path, "d.txt", japanese.encode("cp932"))
 
 
 @pytest.mark.parametrize(
@@ -265,7 +285,7 @@ def test_entities_that_multiply_are_quarantined(tmp_path):
          "protected by a password, or of an old Office; save it as .docx without a password"),
         ("a.docx", docx("x")[:-30], "a broken .docx file; copy it again, or save it again"),
         ("a.txt", b"\x89PNG\r\n\x1a\n" + bytes(99), "not plain text but an image"+RENAME),
-        ("a.txt", b"\x01\0\0\x02\0\0" * 99, "not text: it is full of zero bytes"),
+        ("a.txt", b"\x01\0\0\x02\0\0" * 99, "not text: it is full of zero bytes; leave it out"),
     ],
 )  # fmt: skip
 def test_a_wrong_suffix_is_quarantined(tmp_path, name, data, expected):

@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tunesmith.sources.example import Example, Origin
-from tunesmith.sources.forms import NULS, REASONING, TAKEN_APART, UNANSWERED, read_row
+from tunesmith.sources.forms import NULS, PLACEHOLDER, REASONING, TAKEN_APART, UNANSWERED, read_row
 from tunesmith.sources.text import Unreadable
 
 ORIGIN = Origin("rows.jsonl", 1)
@@ -136,7 +136,7 @@ def test_preferences_end_with_the_chosen_answer():
         assert extra(row)["rejected"] == "b"
         assert "chosen" not in extra(row)
     assert turns({"messages": [system, USER], "chosen": [USER, ANSWER], "rejected": "b"})[0] == ("system", "s", False)
-    with pytest.raises(Unreadable, match="another answer"):
+    with pytest.raises(Unreadable, match="is a second answer"):
         read_row(chat(USER, ANSWER, chosen="c", rejected="b"), ORIGIN)
 
 
@@ -177,6 +177,20 @@ def test_nul_characters_are_removed_and_that_is_noted():
     example = read_row({"prompt": "q\0", "completion": "\0a\0", "rejected": "b\0"}, ORIGIN)
     assert [(m.role, m.content, m.learn) for m in example.messages] == PAIR
     assert (example.notes, example.extra) == ((NULS,), {"rejected": "b"})
+
+
+@pytest.mark.parametrize(
+    ("answer", "noted"),
+    [
+        ("I am {{name}}, made by {{ author }}.", True), ("我是{{名字}}。", True), ("```\ncode\n``` by {{name}}", True),
+        ("Write `{{ name }}` there.", False), ("```jinja\n{{ name }}\n```", False), ("~~~\n{{name}}", False),
+        ("{{ user.name }} {{ x | upper }} {% if %}", False), ("$x_{{ab}}$ and \\frac{{ab}}{{cd}}", False),
+        ("{{1}} {{{raw}}} {}", False), ('{"a":{"b":{}}}', False),
+    ],
+)  # fmt: skip
+def test_a_placeholder_that_nobody_filled_in_is_noted_unless_it_is_code(answer, noted):
+    row = read_row({"question": "Who are you, {{name}}?", "answer": answer}, ORIGIN)
+    assert row.notes == ((PLACEHOLDER,) if noted else ())
 
 
 def test_reasoning_beside_an_answer_is_left_out_and_that_is_noted():

@@ -101,6 +101,17 @@ def test_settings_that_do_not_go_together_are_refused(folder, settings, says):
         read(folder, "rows.jsonl", **settings)
 
 
+def test_columns_are_refused_where_there_are_only_documents(folder):
+    (folder / "notes").mkdir()
+    (folder / "notes" / "a.md").write_text("# A\n\ntext")
+    with pytest.raises(RecipeError, match=r"note\.md: columns goes with rows"):
+        read(folder, "note.md", columns={"question": "q"})
+    with pytest.raises(RecipeError, match="notes: columns goes with rows, and the folder holds none"):
+        read(folder, "notes", columns={"question": "q"})
+    (folder / "notes" / "b.csv").write_text("q,a\nx,y\n")
+    assert len(read(folder, "notes", columns={"question": "q", "answer": "a"})) == 2
+
+
 def test_what_is_named_must_be_there(folder):
     with pytest.raises(SourceError, match=r"there is no file .*gone\.jsonl"):
         read(folder, "gone.jsonl")

@@ -36,7 +36,7 @@ def test_columns_of_an_alpaca_entry_are_mapped(tmp_path):
     assert turns(example) == [("system", "s"), ("user", "x"), ("assistant", "y"), ("user", "q\nw"), ("assistant", "a")]
     assert isinstance(example, Example)
     assert example.extra == {"messages": "kept", "id": 7}
-    assert str(example.origin) == "dataset_info.json#mine:1"
+    assert str(example.origin) == "rows.json:1"
 
 
 def test_tags_of_a_sharegpt_entry_are_mapped(tmp_path):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import pickle
+import re
 from pathlib import Path
 
 import pytest
@@ -11,10 +12,12 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from tunesmith.errors import SourceError
+from tunesmith.sources import cursor as cursor_module
 from tunesmith.sources import rows as rows_module
 from tunesmith.sources.example import Example
 from tunesmith.sources.quarantine import Quarantined
-from tunesmith.sources.rows import Block, blocks, is_lines, read_block, read_rows
+from tunesmith.sources.rows import MIXED, Block, blocks, is_lines, read_block, read_rows
+from tunesmith.sources.text import NOT_ITS_ENCODING
 
 SHARED = Path(__file__).parents[2].parent / "shared" / "data"
 
@@ -47,6 +50,21 @@ def test_broken_json_in_the_middle_costs_one_row(tmp_path):
     assert "broken JSON" in read[1].reason
 
 
+@pytest.mark.parametrize(
+    ("row", "says"),
+    [
+        ('{"text": }', "a value is missing"), ('{"text": "a" "b": 1}', "a comma is missing"),
+        ('{"text": "a", }', "a comma stands before the end|a key is missing"), ('{text: 1}', "a key is missing"),
+        ('{"text": "a\\x"}', "is not doubled"), ('{"text": "a\tb"}', "a bare line break or tab"),
+        ('{"text": "a', "a text is not closed"), ('{"text": "a"}{}', "more stands behind its end"),
+        ("[" * 100_000, "nested too deeply"),
+    ],
+)  # fmt: skip
+def test_broken_json_is_said_in_words(tmp_path, row, says):
+    _, broken = rows_of(tmp_path, '{"text": "a"}\n' + row)
+    assert re.match(f"broken JSON: .*({says})", broken.reason)
+
+
 def test_an_array_gives_the_line_of_each_row(tmp_path):
     read = rows_of(tmp_path, '[\n {"text": "a"},\n\n {"text":\n  "b"},\n {"text": 1}\n]', "rows.json")
     assert [r.origin.line for r in read] == [2, 4, 6]
@@ -72,10 +90,52 @@ def test_a_damaged_character_costs_one_row(tmp_path):
     for data, name in ((text, "rows.jsonl"), (b"[" + text.replace(b"}\n", b"},\n") + b"]", "rows.json")):
         read = rows_of(tmp_path, data, name)
         assert [isinstance(row, Example) for row in read] == [True, False, True]
-        assert texts(read)[1].startswith("damaged: it holds bytes that are no characters")
+        assert texts(read)[1] == NOT_ITS_ENCODING
         assert read[1].origin.line == 2
     odd = (lines_of("一") + "x").encode("utf-16") + b"y"
     assert [type(row) for row in rows_of(tmp_path, odd)] == [Example, Quarantined]
+
+
+CHINESE = ["他说的是什么意思？", "我不知道，你去问大家吧。"]
+
+
+@pytest.mark.parametrize("first", ["utf-8", "gbk"])
+def test_lines_of_gbk_and_of_utf8_in_one_file_are_both_read(tmp_path, first):
+    second = {"utf-8": "gbk", "gbk": "utf-8"}[first]
+    many = lines_of(*CHINESE * 2000).encode(first)  # more than what the encoding is judged by
+    read = rows_of(tmp_path, many + lines_of(*CHINESE, "好").encode(second) + lines_of(*CHINESE).encode(first))
+    wanted = [*CHINESE * 2000, *CHINESE, "好", *CHINESE]
+    if second == "gbk":  # one character is too little to know Chinese by
+        wanted[4002] = NOT_ITS_ENCODING
+    assert texts(read) == wanted
+    noted = [row.origin.line for row in read if isinstance(row, Example) and row.notes == (MIXED,)]
+    assert noted == ([4001, 4002] if second == "gbk" else [])
+
+
+def test_a_line_that_is_neither_utf8_nor_chinese_is_quarantined(tmp_path):
+    text = lines_of(*CHINESE).encode() + lines_of("데이터베이스의 색인과 질의").encode("euc_kr")
+    assert texts(rows_of(tmp_path, text)) == [*CHINESE, NOT_ITS_ENCODING]
+
+
+@pytest.mark.parametrize(("first", "second"), [("utf-8", "gbk"), ("gbk", "utf-8")])
+def test_an_array_of_two_encodings_gives_no_wrong_text(tmp_path, first, second):
+    head, tail = (json.dumps({"text": text}, ensure_ascii=False) for text in CHINESE)
+    many = f"[{head},\n".encode(first) * 1 + f"{head},\n".encode(first) * 3000
+    read = rows_of(tmp_path, many + f"{tail}]".encode(second), "rows.json")
+    assert set(texts(read)) == {CHINESE[0], NOT_ITS_ENCODING}
+
+
+def test_rows_in_a_guessed_encoding_say_so(tmp_path):
+    text = "データベースの索引とクエリについて説明します。"
+    for data, name in (
+        (lines_of(text, text), "rows.jsonl"),
+        (f'[{{"text": "{text}"}},\n{{"text": "{text}"}}]', "rows.json"),
+    ):
+        read = rows_of(tmp_path, data.encode("cp932"), name)
+        assert texts(read) == [text, text]
+        for row in read:
+            assert isinstance(row, Example)
+            assert row.notes == ("read as Shift-JIS (Japanese), which was guessed; save the file as UTF-8",)
 
 
 def test_half_a_character_costs_one_row_wherever_it_stands(tmp_path):
@@ -156,7 +216,8 @@ def test_a_line_that_is_too_long_is_left_out_with_its_size(tmp_path, monkeypatch
 
 def test_a_row_of_an_array_that_is_too_long_ends_the_reading(tmp_path, monkeypatch):
     monkeypatch.setattr(rows_module, "CHUNK", 64)
-    monkeypatch.setattr(rows_module, "LONGEST", 300)
+    monkeypatch.setattr(cursor_module, "CHUNK", 64)
+    monkeypatch.setattr(cursor_module, "LONGEST", 300)
     read = rows_of(tmp_path, json.dumps([{"text": "a"}, {"text": "b" * 9000}, {"text": "c"}]), "rows.json")
     assert [type(row) for row in read] == [Example, Quarantined]
     assert "a row has more than 300 characters" in texts(read)[1]

@@ -4,7 +4,7 @@ import contextlib
 import sqlite3
 import zipfile
 from contextlib import closing
-from datetime import date
+from datetime import date, datetime
 from pathlib import Path
 from typing import Any
 
@@ -44,7 +44,7 @@ def reasons(rows: list[Example | Quarantined]) -> dict[str, str]:
     return {str(row.origin.line): row.reason for row in rows if isinstance(row, Quarantined)}
 
 
-def workbook(path: Path, sheets: dict[str, list[list[Any]]], merged: str = "") -> Path:
+def workbook(path: Path, sheets: dict[str, list[list[Any]]], merged: str = "", hidden: str = "") -> Path:
     book = openpyxl.Workbook()
     book.remove(book.active)
     for title, rows in sheets.items():
@@ -53,6 +53,8 @@ def workbook(path: Path, sheets: dict[str, list[list[Any]]], merged: str = "") -
             sheet.append(row)
         if merged:
             sheet.merge_cells(merged)
+        if title == hidden:
+            sheet.sheet_state = "hidden"
     book.save(path)
     return path
 
@@ -90,6 +92,14 @@ def test_csv_is_read_in_any_encoding_and_with_any_newline(tmp_path, encoding, ne
     rows = csv_rows(tmp_path, text.encode(encoding))
     assert pairs(rows) == [("数据库是什么？", "存储的方法。"), ("为什么？", "因为如此。")]
     assert [row.origin.line for row in rows] == [2, 4]
+
+
+def test_csv_in_a_guessed_encoding_says_so_in_every_row(tmp_path):
+    (tmp_path / "a.csv").write_bytes("question;answer\nÇa va?;Très bien, merci à vous.\nDéjà?;Oui.\n".encode("cp1252"))
+    rows = list(read_table(tmp_path / "a.csv", "a.csv", {}, None, None))
+    assert [row.answer for row in rows] == ["Très bien, merci à vous.", "Oui."]
+    note = "read as Windows-1252 (Western Europe), which was guessed; save the file as UTF-8"
+    assert [row.notes for row in rows] == [(note,)] * 2
 
 
 def test_a_row_may_span_lines_and_the_next_one_knows_its_line(tmp_path):
@@ -193,7 +203,7 @@ def test_a_file_that_is_missing_a_folder_or_a_pointer_is_told_apart(tmp_path, na
 @pytest.mark.parametrize(("name", "data", "reason"), [
     ("a.csv", b"", "the file is empty; fill it or leave it out"),
     ("a.csv", b"\n \n", "the file is empty; fill it or leave it out"),
-    ("a.csv", b"question,answer\n", "it has no rows; fill it or leave it out"),
+    ("a.csv", b"question,answer\n", "the table has no rows; fill it or leave it out"),
     ("a.csv", b'"question,answer\na,b\n',
      "the header in line 1 cannot be read: a quote is opened here and never closed; close it"),
     ("a.csv", b"PK\x03\x04" + bytes(90),
@@ -220,7 +230,7 @@ def test_a_workbook_is_read_sheet_by_sheet_by_excels_row_numbers(tmp_path):
         "t/a.xlsx [Sales]:3", "t/a.xlsx [Sales]:5", "t/a.xlsx [Sales]:6", "t/a.xlsx [中文]:2",
     ]  # fmt: skip
     assert pairs([rows[0], rows[3]]) == [("a", "5"), ("问", "答")]
-    assert rows[0].extra["when"].startswith("2024-05-01")
+    assert rows[0].extra["when"] == "2024-05-01"
     assert reasons(rows) == {"5": "4 cells where the header has 3; mend the row", "6": "an answer is empty"}
 
 
@@ -270,6 +280,31 @@ def test_formulas_give_the_value_that_excel_left(tmp_path):
         for name, data in files.items():
             archive.writestr(name, data)
     assert pairs(read(path)) == [("a", "2")]
+
+
+def test_a_formula_without_a_value_quarantines_its_row_and_says_what_to_do(tmp_path):
+    sheet = [["question", "answer"], ["a", "=1+1"], ["b", "2"], ["c", '=IF(A2="a","long","short")']]
+    rows = read(workbook(tmp_path / "a.xlsx", {"s": sheet}))
+    says = "the cell {} holds a formula without its value; open the file in Excel and save it"
+    assert reasons(rows) == {"2": says.format("B2"), "4": says.format("B4")}
+    assert pairs(rows[1:2]) == [("b", "2")]
+
+
+def test_a_moment_keeps_its_time_and_a_date_has_none(tmp_path):
+    moments = [date(2024, 5, 1), datetime(2024, 5, 1), datetime(2024, 5, 1, 10, 30)]
+    sheet = [["question", "answer"], *(["a", moment] for moment in moments)]
+    rows = read(workbook(tmp_path / "a.xlsx", {"s": sheet}))
+    assert [answer for _, answer in pairs(rows)] == ["2024-05-01", "2024-05-01 00:00:00", "2024-05-01 10:30:00"]
+
+
+def test_a_hidden_sheet_is_left_out_with_a_word_unless_it_is_named(tmp_path):
+    rows = [["question", "answer"], ["a", "b"]]
+    path = workbook(tmp_path / "a.xlsx", {"shown": rows, "old": rows}, hidden="old")
+    shown, hidden = read(path)
+    assert pairs([shown]) == [("a", "b")]
+    assert hidden.origin == Origin("t/a.xlsx", part="old")
+    assert hidden.reason == 'the sheet is hidden, and is not read; show it in Excel, or name it with table = "…"'
+    assert pairs(read(path, table="old")) == [("a", "b")]
 
 
 def test_a_workbook_that_is_a_zip_bomb_is_not_opened(tmp_path):

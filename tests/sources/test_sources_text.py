@@ -6,7 +6,7 @@ import codecs
 
 import pytest
 
-from tunesmith.sources.text import Unreadable, decode, encoding_of
+from tunesmith.sources.text import SAMPLE, Unreadable, decode, encoding_of
 
 TEXT = "数据库的索引，查询和复制。一种存储引擎：第一章。\nThe index of a database, and more of it."
 
@@ -18,16 +18,55 @@ def test_chinese_and_english_come_back_from_every_usual_encoding(encoding):
     assert decode(TEXT.encode(encoding)) == TEXT
 
 
-def test_latin_text_is_not_taken_for_chinese():
-    assert "café" in decode("Le café était fermé, naïf garçon; déjà vu à la forêt.".encode("latin-1"))
+GUESSED = [
+    ("Le café était fermé, naïf garçon; déjà vu à la forêt.", "cp1252", "Western"),
+    ("Die Größe der Häuser ist für Mädchen schön.", "latin-1", "Western"),
+    ("Zażółć gęślą jaźń, a potem śpij spokojnie przez całą noc", "cp1250", "Central Europe"),
+    ("База данных и индексы: это русский текст о запросах.", "koi8_r", "KOI8-R"),
+    ("データベースの索引とクエリについて説明します。これは日本語の文章です。", "cp932", "Shift-JIS"),
+    ("데이터베이스의 색인과 질의에 대해 설명합니다. 이것은 한국어 문장입니다.", "cp949", "EUC-KR"),
+    ("資料庫的索引和查詢，都在這裡。這是一篇文章。", "big5", "Big5"),
+]
+
+
+@pytest.mark.parametrize(("text", "encoding", "name"), GUESSED)
+def test_what_is_neither_unicode_nor_simplified_chinese_is_a_guess_that_says_so(text, encoding, name):
+    data = text.encode(encoding)
+    found, guess = encoding_of(data)
+    assert data.decode(found) == text
+    assert name in guess
+    with pytest.raises(Unreadable, match=r"not UTF-8; it looks like .*, but that is a guess; save it as UTF-8"):
+        decode(data)
+
+
+@pytest.mark.parametrize(
+    ("data", "says"),
+    [(b"\xe9\xff", "too short"), (b"\xff", "too short"), ("资料库".encode("gbk"), "too short"),
+     ('{"q":"こんにちは","a":"はい"}'.encode("cp932"), "too little to tell Shift-JIS .* from EUC-KR"),
+     (bytes(range(1, 256)), "not text in any encoding that is known")],
+)  # fmt: skip
+def test_bytes_that_could_be_anything_are_refused(data, says):
+    with pytest.raises(Unreadable, match=says):
+        encoding_of(data)
+
+
+def test_a_sample_of_a_long_file_may_end_in_the_middle_of_a_guessed_character():
+    data = ("x" + GUESSED[4][0] + "\n").encode("cp932") * 2000
+    assert "Shift-JIS" in encoding_of(data[:SAMPLE])[1]
+
+
+def test_a_text_that_is_partly_utf8_is_never_another_encoding():
+    half = TEXT.encode("gbk") * 9 + TEXT.encode()
+    with pytest.raises(Unreadable, match="which is not UTF-8"):
+        decode(half)
 
 
 def test_one_broken_byte_does_not_make_another_encoding_of_a_file():
-    assert encoding_of("数据库的索引和查询，都在这里。".encode() + b"\xff" + "更多".encode()) == "utf-8"
+    assert encoding_of("数据库的索引和查询，都在这里。".encode() + b"\xff" + "更多".encode()) == ("utf-8", "")
 
 
 def test_a_sample_may_end_in_the_middle_of_a_character():
-    assert encoding_of("一".encode() * 10 + b"\xe4\xb8") == "utf-8"
+    assert encoding_of("一".encode() * 10 + b"\xe4\xb8") == ("utf-8", "")
 
 
 @pytest.mark.parametrize(

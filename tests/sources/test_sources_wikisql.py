@@ -139,7 +139,7 @@ def test_a_name_made_unique_does_not_meet_one_that_is_there_already() -> None:
 @pytest.mark.parametrize(
     ("row", "reason"),
     [
-        ("{not json", "not JSON"),
+        ("{not json", "broken JSON: a key is missing"),
         ("[1]", "not a JSON object"),
         (question(table_id="9-9"), "'9-9' is not in"),
         (question(text=" "), '"question"'),
@@ -169,7 +169,7 @@ def test_bytes_that_are_not_utf8_are_quarantined(tmp_path: Path) -> None:
     rows.write_bytes(b'{"question": "\xff"}\n\n')
     [bad] = read_wikisql(rows, tables)
     assert isinstance(bad, Quarantined)
-    assert bad.reason.startswith("not JSON")
+    assert bad.reason.startswith("damaged: it holds bytes")
 
 
 @pytest.mark.parametrize(

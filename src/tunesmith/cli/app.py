@@ -68,7 +68,7 @@ def demo(*, run: Path = Path("runs/demo"), json: Json = False) -> None:
 
 
 @app.command(sort_key=1)
-def init(name: Path, /, *, like: Like) -> None:
+def init(name: Path, /, *, like: Like | None = None) -> None:
     """A recipe to start from, with a comment beside every setting.
 
     Parameters
@@ -76,7 +76,8 @@ def init(name: Path, /, *, like: Like) -> None:
     name
         The folder to make.
     like
-        What you have: documents of your own, conversations of a character, or questions with their SQL.
+        What you have: documents of your own, conversations of a character, or questions with their SQL;
+        without it, the choices are shown.
     """
     from tunesmith.cli import work
 

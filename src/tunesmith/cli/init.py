@@ -10,6 +10,11 @@ from tunesmith import files
 from tunesmith.errors import RecipeError
 
 Like = Literal["documents", "character", "sql"]
+CHOICES: dict[Like, str] = {
+    "documents": "texts of your own: articles, notes, manuals, a blog",
+    "character": "conversations in the voice of someone, or any questions with answers",
+    "sql": "questions with the SQL that answers them, and the database",
+}
 
 
 def write_recipe(folder: Path, like: Like) -> Path:

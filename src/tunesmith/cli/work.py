@@ -17,8 +17,8 @@ from rich.text import Text
 from tunesmith import files
 from tunesmith.cli import words
 from tunesmith.cli.console import print_json, standard_error, standard_output
-from tunesmith.cli.edge import CONTINUES, two_interrupts
-from tunesmith.cli.init import Like, write_recipe
+from tunesmith.cli.edge import CONTINUES, UsageError, two_interrupts
+from tunesmith.cli.init import CHOICES, Like, write_recipe
 from tunesmith.cli.tables import ResultsTable, proof_table, report_table, side_by_side, token_legend, token_rows
 from tunesmith.cli.view import View
 from tunesmith.errors import CheckFailed
@@ -158,8 +158,13 @@ def demo(path: Path, *, as_json: bool) -> None:
         print_json({**outcome, "comparisons": comparisons})
 
 
-def init(folder: Path, like: Like) -> None:
-    """`tunesmith init`."""
+def init(folder: Path, like: Like | None) -> None:
+    """`tunesmith init`. Without ``like`` the choices are shown, and the exit status is that of wrong usage."""
+    if like is None:
+        print_next(standard_error(), {
+            f"tunesmith init {shlex.quote(str(folder))} --like {choice}": what for choice, what in CHOICES.items()
+        })  # fmt: skip
+        raise UsageError("say with --like what you have, as above")
     recipe = write_recipe(folder, like)
     console = standard_output()
     console.print(Text.assemble(("✓ ", "bold green"), f"{recipe}: say in it where your data is, then"))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import codecs
 import csv
 import io
 from collections import deque
@@ -13,7 +12,7 @@ from typing import IO
 
 from tunesmith.sources.documents import refuse_binary
 from tunesmith.sources.table import Row, Table, clean, is_blank
-from tunesmith.sources.text import SAMPLE, Unreadable, encoding_of
+from tunesmith.sources.text import DAMAGED, SAMPLE, Unreadable, encoding_of
 from tunesmith.sources.wikisql import column_names
 
 LONGEST = 16 << 20
@@ -62,11 +61,10 @@ def read_csv(path: Path, delimiter: str) -> Iterator[Table]:
     with path.open("rb") as file:
         sample = file.read(SAMPLE)
         refuse_binary(sample, "a table of text")
-        encoding = encoding_of(sample)
+        encoding, guess = encoding_of(sample)
         delimiter = delimiter or _delimiter(sample.decode(encoding, "replace"))
         file.seek(0)
-        codecs.register_error("mark", _mark)
-        with io.TextIOWrapper(file, encoding, "mark", newline="") as text:
+        with io.TextIOWrapper(file, encoding, DAMAGED, newline="") as text:
             lines = _Lines(text)
             csv.field_size_limit(LONGEST)
             records = _records(csv.reader(lines, delimiter=delimiter, strict=True), lines)
@@ -75,12 +73,7 @@ def read_csv(path: Path, delimiter: str) -> Iterator[Table]:
                 raise Unreadable("the file is empty; fill it or leave it out")
             if header.reason:
                 raise Unreadable(f"the header in line {header.line} cannot be read: {header.reason}")
-            yield Table("", column_names([clean(cell) for cell in header.cells]), records)
-
-
-def _mark(error: UnicodeError) -> tuple[str, int]:
-    """Half a character for bytes that are none, so that their row is told; surrogateescape cannot do UTF-16."""
-    return "\udcff", error.args[3]
+            yield Table("", column_names([clean(cell) for cell in header.cells]), records, guess=guess)
 
 
 def _records(reader: Iterator[list[str]], lines: _Lines) -> Iterator[Row]:

@@ -211,7 +211,7 @@ def _converted(path: Path, data: bytes) -> tuple[str, str | None]:
         refuse_binary(data, "HTML")
         if len(data) > LARGEST_HTML:
             raise Unreadable(f"more than {LARGEST_HTML // MB} MB of HTML; divide the file")
-        data = decode(data).replace("\0", "").encode("utf-8", "replace")
+        data = _html(data).replace("\0", "").encode("utf-8", "replace")
     elif suffix == ".pdf":
         _check_pdf(data)
     else:
@@ -223,9 +223,23 @@ def _converted(path: Path, data: bytes) -> tuple[str, str | None]:
     except Exception as error:
         if "Password" in type(error).__name__ or "encrypt" in f"{type(error).__name__} {error}".lower():
             raise Unreadable("protected by a password; save it without one") from None
-        raise Unreadable(f"not a {suffix} file that can be read ({type(error).__name__}); save it again") from None
+        raise Unreadable(f"a broken {suffix} file; copy it again, or save it again") from None
     text = re.sub(r"<!-- Slide number: \d+ -->|!\[[^\[\]]*\]\(data:[^()]*\)", "", text)
     return re.sub(r"\n{3,}", "\n\n", text), title
+
+
+def _html(data: bytes) -> str:
+    """A page may say itself which encoding it is in; where it is UTF-8 all the same, that is an old lie."""
+    said = re.search(rb"<meta[^<>]*charset\s*=\s*[\"']?([\w-]+)", data[:2048], re.IGNORECASE)
+    try:
+        return decode(data)
+    except Unreadable:
+        if not said:
+            raise
+        try:
+            return data.decode(said[1].decode())
+        except (LookupError, UnicodeDecodeError):
+            raise Unreadable(f"it says that it is {said[1].decode()}, and is not; save it as UTF-8") from None
 
 
 def _convert(data: bytes, suffix: str) -> tuple[str, str | None]:
@@ -240,7 +254,8 @@ def _convert(data: bytes, suffix: str) -> tuple[str, str | None]:
         for logger in ("pdfminer", "pdfplumber"):  # they tell of every oddity of a PDF
             logging.getLogger(logger).setLevel(logging.CRITICAL)
         converter = kinds.get(suffix, HtmlConverter)()
-        result = converter.convert(io.BytesIO(data), StreamInfo(extension=suffix, charset="utf-8"))
+        title = {"style_map": "p[style-name='Title'] => h1:fresh"} if suffix == ".docx" else {}  # else a mere paragraph
+        result = converter.convert(io.BytesIO(data), StreamInfo(extension=suffix, charset="utf-8"), **title)
     return result.markdown, result.title
 
 

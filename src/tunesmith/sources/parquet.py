@@ -28,13 +28,13 @@ def read_parquet(path: Path) -> Iterator[Table]:
                 for cells in frame.iter_rows():
                     number += 1
                     yield Row(number, cells)
-        except (Exception, PanicException) as error:
-            yield Row(number + 1, (), f"the file is broken from here on ({type(error).__name__}); copy it again")
+        except (Exception, PanicException):
+            yield Row(number + 1, (), "the file is broken from here on; copy it again")
 
     try:
         frame = pl.scan_parquet(path, glob=False, hive_partitioning=False)
         header = frame.collect_schema().names()
         rows = numbered(iter(frame.collect_batches(chunk_size=BATCH, maintain_order=True)))
-    except (Exception, PanicException) as error:
-        raise Unreadable(f"a Parquet file that cannot be read ({type(error).__name__}); copy it again") from None
+    except (Exception, PanicException):
+        raise Unreadable("a Parquet file that is broken; copy it again") from None
     yield Table("", header, rows)

@@ -65,13 +65,14 @@ def _place(source: SourceTable, start: Path, on_progress: OnProgress | None = No
 
 def _check(source: SourceTable) -> None:
     suffix = Path(source.path).suffix.lower()
+    columned = source.kind == "rows" or (source.kind == "auto" and suffix not in documents.DOCUMENTS)
     goes_with = (
         ("tables", source.tables, source.kind == "wikisql", 'kind = "wikisql"'),
         ("marker", source.marker, source.kind == "blog-index", 'kind = "blog-index"'),
         ("filter", source.filter, source.kind == "blog-index", 'kind = "blog-index"'),
         ("query", source.query, suffix in tables.SQLITE, "an SQLite file"),
         ("table", source.table, suffix in (*tables.SQLITE, ".xlsx"), "a workbook or an SQLite file"),
-        ("columns", source.columns or None, source.kind in ("auto", "rows"), "rows, not with documents"),
+        ("columns", source.columns or None, columned, "rows, not with documents"),
     )
     for name, value, fits, what in goes_with:
         if value is not None and not fits:
@@ -101,18 +102,23 @@ def _read(source: SourceTable, start: Path) -> Iterator[Item]:
 
 
 def _folder(source: SourceTable, path: Path, name: str) -> Iterator[Item]:
-    empty = True
-    for item in folder.walk(path, name):
-        empty = False
+    found = list(folder.walk(path, name))
+    if source.columns and source.kind == "auto" and all(_is_document(item) for item in found):
+        raise RecipeError(f"{source.path}: columns goes with rows, and the folder holds none")
+    for item in found:
         if isinstance(item, tuple) and item[0].name == registry.FILE:
             continue  # it says how the files beside it are read
         yield from [item] if isinstance(item, Quarantined) else _one_of_many(source, *item)
-    if empty:
+    if not found:
         raise SourceError(f"the folder {path} holds no files")
 
 
+def _is_document(item: tuple[Path, str] | Quarantined) -> bool:
+    return isinstance(item, Quarantined) or item[0].suffix.lower() in documents.DOCUMENTS
+
+
 def _one_of_many(source: SourceTable, path: Path, name: str) -> Iterator[Item]:
-    """A file that stops the run when it is named is only put aside when it lies in a folder."""
+    """A file that stops the run when it is named is only quarantined when it lies in a folder."""
     try:
         yield from _file(source, path, name)
     except SourceError as error:

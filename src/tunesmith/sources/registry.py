@@ -18,7 +18,7 @@ from tunesmith.sources.example import Example, Origin
 from tunesmith.sources.forms import read_row
 from tunesmith.sources.quarantine import Quarantined
 from tunesmith.sources.rows import read_formed
-from tunesmith.sources.text import Unreadable, decode, source_errors
+from tunesmith.sources.text import Unreadable, decode, json_problem, source_errors
 
 FILE = "dataset_info.json"
 
@@ -51,6 +51,8 @@ def read_registered(path: Path, entry: str, name: str) -> Iterator[Example | Qua
     file = path.parent / _file_of(described, entry, path)
     if file.suffix.lower() not in (".json", ".jsonl", ".ndjson"):
         raise SourceError(f"{path}: {entry!r} is in {file.name}, which is not JSON; name {file} itself as the source")
+    if name.endswith(f"{FILE}#{entry}"):  # the lines are those of the data
+        name = name.removesuffix(f"{FILE}#{entry}") + described["file_name"]
     yield from read_formed(file, name, partial(_read, entry=described))
 
 
@@ -75,8 +77,10 @@ def _entries(path: Path) -> dict[str, dict[str, Any]]:
         data = path.read_bytes()
     try:
         entries = json.loads(decode(data))
-    except (Unreadable, ValueError, RecursionError) as error:
-        raise SourceError(f"{path} cannot be read: {error}") from None
+    except Unreadable as reason:
+        raise SourceError(f"{path} cannot be read: {reason}") from None
+    except (ValueError, RecursionError) as error:
+        raise SourceError(f"{path} is broken JSON: {json_problem(error)}; mend it") from None
     if not isinstance(entries, dict) or not all(isinstance(entry, dict) for entry in entries.values()):
         raise SourceError(f'{path} is no registry of data sets; it should hold {{"NAME": {{"file_name": "…"}}}}')
     for name, entry in entries.items():

@@ -18,16 +18,23 @@ from typing import Any
 import orjson
 
 from tunesmith.settings import Column
+from tunesmith.sources.cursor import CHUNK, LONGEST, SHOWN, Broken, Cursor
 from tunesmith.sources.example import Example, Origin
-from tunesmith.sources.forms import read_row
+from tunesmith.sources.forms import read_row, with_note
 from tunesmith.sources.quarantine import Quarantined
-from tunesmith.sources.text import SAMPLE, Unreadable, encoding_of, source_errors
-
-CHUNK = 1 << 20
-"""Bytes read at once, and about the size of a block."""
-
-LONGEST = 64 << 20
-"""Bytes that one row may have (characters, in a JSON array)."""
+from tunesmith.sources.text import (
+    DAMAGED,
+    HALF,
+    NOT_ITS_ENCODING,
+    SAMPLE,
+    UTF8_RUN,
+    Unreadable,
+    encoding_of,
+    guess_note,
+    json_problem,
+    looks_chinese,
+    source_errors,
+)  # fmt: skip
 
 LISTS = ("data", "rows", "examples", "train")
 """Under these keys a JSON object may hold its rows."""
@@ -35,9 +42,11 @@ LISTS = ("data", "rows", "examples", "train")
 Form = Callable[[Any, Origin], Example]
 """What makes an Example of one parsed row, or raises `Unreadable`."""
 
-_DAMAGED = "tunesmith-damaged"  # how decoders call `_damaged`
-_SHOWN = 2_000  # characters of a huge row that quarantine shows
-_FAR = re.compile("[^\0-\x7f]+")
+MIXED = "read as GBK, in a file that is otherwise UTF-8; save all of it as UTF-8"
+
+
+_UTF8 = ("utf-8", "utf-8-sig")
+_FAR_UTF8 = re.compile(rb"[\xe3-\xed][\x80-\xbf]{2}")  # a Chinese, Japanese or Korean character
 _LIST_AHEAD = re.compile(rb'\{[^\n]{0,1000}?"(data|rows|examples|train)"\s*:\s*\[')
 
 
@@ -59,7 +68,7 @@ def is_lines(path: Path) -> bool:
     with source_errors(path), path.open("rb") as file:
         sample = file.read(SAMPLE)
     try:
-        return _encoding(sample) in ("utf-8", "utf-8-sig") and _looks_like_lines(sample)
+        return encoding_of(sample)[0] in _UTF8 and _looks_like_lines(sample)
     except Unreadable:
         return False
 
@@ -92,31 +101,33 @@ def read_formed(path: Path, name: str, form: Form) -> Iterator[Example | Quarant
         sample = file.read(SAMPLE)
     empty = True
     try:
-        encoding = _encoding(sample)
+        encoding, guess = encoding_of(sample)
     except Unreadable as reason:
-        yield Quarantined(Origin(name), str(reason), sample[:_SHOWN].decode("utf-8", "replace"))
+        yield Quarantined(Origin(name), str(reason), sample[:SHOWN].decode("utf-8", "replace"))
         return
-    if encoding in ("utf-8", "utf-8-sig"):
-        lines, chunks = _looks_like_lines(sample), _chunks(path, "utf-8")
-    else:
+    if guess:
+        form = _noting(form, guess_note(guess))
+    start = sample
+    if encoding not in _UTF8:
         start = codecs.getincrementaldecoder(encoding)("replace").decode(sample).encode("utf-8", "replace")
-        lines, chunks = _looks_like_lines(start), _transcoded(path, encoding)
-    for item in _lines(chunks, name, form) if lines else _values(chunks, name, form):
+    lines = _looks_like_lines(start)
+    if lines and not encoding.startswith("utf"):
+        items = _lines(_chunks(path, encoding), name, form, encoding)
+    else:
+        chunks = _chunks(path, "utf-8") if encoding in _UTF8 else _transcoded(path, encoding)
+        items = _lines(chunks, name, form) if lines else _values(chunks, name, form)
+    for item in items:
         empty = False
         yield item
     if empty:
         nothing = not sample.strip(codecs.BOM_UTF8 + b" \t\r\n\0")
-        yield Quarantined(Origin(name), "the file is empty" if nothing else "the file holds no rows")
+        yield Quarantined(
+            Origin(name), f"the file {'is empty' if nothing else 'holds no rows'}; fill it or leave it out"
+        )
 
 
-def _encoding(sample: bytes) -> str:
-    """As `encoding_of`, but a few damaged characters do not make UTF-8 something else."""
-    encoding = encoding_of(sample)
-    if encoding.startswith("utf"):
-        return encoding
-    text = sample.decode("utf-8", "replace")
-    bad = text.count("\ufffd")
-    return "utf-8" if sum(map(len, _FAR.findall(text))) > 2 * bad else encoding
+def _noting(form: Form, note: str) -> Form:
+    return lambda row, origin: with_note(form(row, origin), note)
 
 
 def _looks_like_lines(sample: bytes) -> bool:
@@ -143,32 +154,35 @@ def _chunks(path: Path, encoding: str) -> Iterator[bytes]:
             yield chunk
 
 
-def _damaged(error: UnicodeError) -> tuple[str | bytes, int]:
-    """Bytes that are no characters become one that UTF-8 cannot hold, so that only their row is lost."""
-    if isinstance(error, UnicodeDecodeError):
-        return "\udcff", error.end
-    if isinstance(error, UnicodeEncodeError):
-        return b"\xff", error.end
-    raise error
-
-
-codecs.register_error(_DAMAGED, _damaged)
-
-
 def _transcoded(path: Path, encoding: str) -> Iterator[bytes]:
     """The file's bytes as UTF-8; where they were damaged, with the byte 0xff."""
-    decoder = codecs.getincrementaldecoder(encoding)(_DAMAGED)
+    decoder = codecs.getincrementaldecoder(encoding)(DAMAGED)
     for chunk in _chunks(path, encoding):
-        yield decoder.decode(chunk).encode("utf-8", _DAMAGED)
-    yield decoder.decode(b"", final=True).encode("utf-8", _DAMAGED)
+        if encoding == "gb18030":
+            chunk = UTF8_RUN.sub(b"\xff", chunk)  # what a part in UTF-8 would become is no text
+        yield decoder.decode(chunk).encode("utf-8", DAMAGED)
+    yield decoder.decode(b"", final=True).encode("utf-8", DAMAGED)
 
 
-def _lines(chunks: Iterator[bytes], name: str, form: Form) -> Iterator[Example | Quarantined]:
+def _lines(chunks: Iterator[bytes], name: str, form: Form, encoding: str = "utf-8") -> Iterator[Example | Quarantined]:
+    """``encoding``: of lines that are not in UTF-8 already."""
     for line, data in _cut(chunks):
         if isinstance(data, tuple):
             yield Quarantined(Origin(name, line), *data)
-        else:
-            yield from _read_lines(data, line, name, form)
+            continue
+        if encoding != "utf-8":
+            data = b"\n".join(_line_in_utf8(raw, encoding) for raw in data.split(b"\n"))
+        yield from _read_lines(data, line, name, form)
+
+
+def _line_in_utf8(raw: bytes, encoding: str) -> bytes:
+    """Files are put together from others: a line may be in UTF-8 among lines that are not."""
+    try:
+        if not (_FAR_UTF8.search(raw) and raw.decode()):
+            return raw.decode(encoding).encode()
+    except UnicodeDecodeError:
+        pass
+    return raw
 
 
 def _cut(chunks: Iterator[bytes]) -> Iterator[tuple[int, bytes | tuple[str, str]]]:
@@ -185,7 +199,7 @@ def _cut(chunks: Iterator[bytes]) -> Iterator[tuple[int, bytes | tuple[str, str]
             line, kept, size, chunk = line + data.count(b"\n"), [], 0, chunk[end:]
         size += len(chunk)
         if size > LONGEST and kept:
-            skipped, kept = kept[0][:_SHOWN], []
+            skipped, kept = kept[0][:SHOWN], []
         elif chunk and not skipped:
             kept.append(chunk)
     if skipped:
@@ -197,7 +211,7 @@ def _cut(chunks: Iterator[bytes]) -> Iterator[tuple[int, bytes | tuple[str, str]
 def _too_long(size: int, start: bytes) -> tuple[str, str]:
     return (
         f"the line has {size:,} bytes, more than the {LONGEST:,} that a row may have; divide it",
-        start[:_SHOWN].decode("utf-8", "replace"),
+        start[:SHOWN].decode("utf-8", "replace"),
     )
 
 
@@ -219,19 +233,17 @@ def _read_lines(data: bytes, line: int, name: str, form: Form) -> Iterator[Examp
 
 def _read_slowly(raw: bytes, origin: Origin, form: Form) -> Example | Quarantined:
     """A line that orjson refuses: damaged, broken, or with numbers and characters that only `json` takes."""
-    text = raw.decode("utf-8", "replace").strip()
     try:
-        _check_characters(raw)
+        text = raw.decode().strip()
+    except UnicodeDecodeError:
+        text = raw.decode("gb18030", "replace")
+        if "\ufffd" in text or not looks_chinese(text):
+            return _quarantined(origin, NOT_ITS_ENCODING, raw.decode("utf-8", "replace").strip())
+        form = _noting(form, MIXED)
+    try:
         return form(_parse(text), origin)
     except Unreadable as reason:
         return _quarantined(origin, str(reason), text)
-
-
-def _check_characters(raw: bytes) -> None:
-    try:
-        raw.decode()
-    except UnicodeDecodeError:
-        raise Unreadable("damaged: it holds bytes that are no characters; save the file as UTF-8") from None
 
 
 def _parse(text: str) -> Any:
@@ -239,94 +251,21 @@ def _parse(text: str) -> Any:
         value = json.loads(text)
         json.dumps(value, ensure_ascii=False).encode()
     except UnicodeEncodeError:
-        raise Unreadable("it holds half a character (a lone surrogate such as \\ud83d)") from None
+        raise Unreadable(HALF) from None
     except (ValueError, RecursionError) as error:
-        raise Unreadable(f"broken JSON: {error}") from None
+        raise Unreadable(f"broken JSON: {json_problem(error)}") from None
     return value
 
 
 def _quarantined(origin: Origin, reason: str, text: str) -> Quarantined:
     if len(text) > SAMPLE:
-        reason, text = f"{reason} (the row has {len(text):,} characters)", text[:_SHOWN]
+        reason, text = f"{reason} (the row has {len(text):,} characters)", text[:SHOWN]
     return Quarantined(origin, reason, text)
-
-
-class _Broken(Exception):
-    """Why JSON cannot be read further."""
-
-
-class _Cursor:
-    """A place in JSON that comes in chunks; what was read is let go."""
-
-    def __init__(self, chunks: Iterator[bytes]) -> None:
-        self._chunks = codecs.iterdecode(chunks, "utf-8", _DAMAGED)
-        self._decoder = json.JSONDecoder()
-        self._text, self._at = "", 0
-        self._line, self._counted = 1, 0
-
-    @property
-    def line(self) -> int:
-        """The line of the place, from 1."""
-        self._line += self._text.count("\n", self._counted, self._at)
-        self._counted = self._at
-        return self._line
-
-    def peek(self) -> str:
-        """The next character that is no space or comma; empty at the end."""
-        while True:
-            while self._at < len(self._text) and self._text[self._at] in " \t\r\n,:":
-                self._at += 1
-            if self._at < len(self._text) or not self._more():
-                return self._text[self._at : self._at + 1]
-
-    def skip(self) -> None:
-        """Go behind one character."""
-        self._at += 1
-
-    def value(self) -> tuple[Any, str]:
-        """The value that begins here, and its text. Raises `_Broken`."""
-        while True:
-            try:
-                value, end = self._decoder.raw_decode(self._text, self._at)
-                # A number at the end of what is held may go on behind it.
-                if end < len(self._text) or self._text[end - 1] in '"]}' or not self._more():
-                    text, self._at = self._text[self._at : end], end
-                    return value, text
-            except (ValueError, RecursionError) as error:
-                if not self._may_go_on(error) or not self._more():
-                    raise _Broken(str(error).partition(":")[0]) from None
-            if len(self._text) - self._at > LONGEST + CHUNK:
-                raise _Broken(f"a row has more than {LONGEST:,} characters")
-
-    def rest(self) -> tuple[str, int]:
-        """The beginning of all that follows, and how many characters that is."""
-        text = self._text[self._at : self._at + _SHOWN]
-        size = len(self._text) - self._at + sum(map(len, self._chunks))
-        self._text, self._at = "", 0
-        return text, size
-
-    def _may_go_on(self, error: Exception) -> bool:
-        """Whether the text merely ended too early: an open string, or an error in its last few characters."""
-        if not isinstance(error, json.JSONDecodeError):
-            return False
-        return error.msg.startswith("Unterminated") or error.pos >= len(self._text) - 16
-
-    def _more(self) -> bool:
-        """Read on, as much again as is held, so that a long row is not parsed too often. False at the end."""
-        kept = len(self._text) - self._at
-        pieces, size = [], 0
-        while size <= min(kept, LONGEST) and (chunk := next(self._chunks, "")):
-            pieces.append(chunk)
-            size += len(chunk)
-        if pieces:
-            self._line, self._text = self.line, "".join([self._text[self._at :], *pieces])
-            self._at = self._counted = 0
-        return bool(pieces)
 
 
 def _values(chunks: Iterator[bytes], name: str, form: Form) -> Iterator[Example | Quarantined]:
     """The rows of JSON that is not one row a line; what follows a break in it is one quarantined row."""
-    cursor = _Cursor(chunks)
+    cursor = Cursor(chunks)
     try:
         while first := cursor.peek():
             if first == "[":
@@ -335,29 +274,30 @@ def _values(chunks: Iterator[bytes], name: str, form: Form) -> Iterator[Example 
                 yield from _object(cursor, name, form)
             else:
                 yield _element(cursor, name, form)
-    except _Broken as error:
+    except Broken as error:
         line = cursor.line
         text, size = cursor.rest()
-        huge = f", {size:,} characters," if size > _SHOWN else ""
-        reason = f"broken JSON ({error}); the rest of the file{huge} cannot be read"
-        yield Quarantined(Origin(name, line), reason, text)
+        huge = f", {size:,} characters," if size > SHOWN else ""
+        reason = f"broken JSON: {error}; the rest of the file{huge} cannot be read"
+        yield Quarantined(Origin(name, line), reason, text.replace("\udcff", "\ufffd"))
 
 
-def _elements(cursor: _Cursor, name: str, form: Form) -> Iterator[Example | Quarantined]:
+def _elements(cursor: Cursor, name: str, form: Form) -> Iterator[Example | Quarantined]:
     cursor.skip()
     while (first := cursor.peek()) != "]":
         if not first:
-            yield Quarantined(Origin(name, cursor.line), "the array is cut short: its ] is missing")
+            yield Quarantined(Origin(name, cursor.line), "the array is cut short, its ] is missing; get the whole file")
             return
         yield _element(cursor, name, form)
     cursor.skip()
 
 
-def _element(cursor: _Cursor, name: str, form: Form) -> Example | Quarantined:
+def _element(cursor: Cursor, name: str, form: Form) -> Example | Quarantined:
     origin = Origin(name, cursor.line)
     value, text = cursor.value()
     try:
-        _check_characters(text.encode("utf-8", _DAMAGED))
+        if "\udcff" in text:
+            raise Unreadable(NOT_ITS_ENCODING)
         return form(_whole(value, text), origin)
     except Unreadable as reason:
         return _quarantined(origin, str(reason), text.encode("utf-8", "replace").decode())
@@ -368,13 +308,13 @@ def _whole(value: Any, text: str) -> Any:
     return _parse(text) if "\\ud" in text or "\\uD" in text else value
 
 
-def _object(cursor: _Cursor, name: str, form: Form) -> Iterator[Example | Quarantined]:
+def _object(cursor: Cursor, name: str, form: Form) -> Iterator[Example | Quarantined]:
     """An object is one row, unless it holds a list of them."""
     origin, members, listed = Origin(name, cursor.line), {}, False
     cursor.skip()
     while (first := cursor.peek()) != "}":
         if first != '"':
-            raise _Broken("an object is cut short" if not first else "a key must stand in quotation marks")
+            raise Broken("an object is cut short" if not first else "a key stands not in double quotation marks")
         key, _ = cursor.value()
         if cursor.peek() == "[" and key in LISTS:
             listed = True
@@ -387,7 +327,7 @@ def _object(cursor: _Cursor, name: str, form: Form) -> Iterator[Example | Quaran
     try:
         text = json.dumps(members, ensure_ascii=False)
     except (ValueError, RecursionError) as error:
-        raise _Broken(str(error)) from None
+        raise Broken(json_problem(error)) from None
     try:
         yield form(_parse(text), origin)
     except Unreadable as reason:

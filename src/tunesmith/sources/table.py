@@ -17,12 +17,14 @@ class Row(NamedTuple):
 
 
 class Table(NamedTuple):
-    """One sheet or table; ``alone`` when no other is read from this file. Without a header, its rows have reasons."""
+    """One sheet or table; ``alone`` when no other is read from this file. Without a header, its rows have reasons.
+    ``guess``: the encoding that was guessed for it, if it was."""
 
     part: str
     header: Sequence[str]
     rows: Iterator[Row]
     alone: bool = True
+    guess: str = ""
 
 
 def is_blank(cells: Sequence[Any]) -> bool:

@@ -16,11 +16,11 @@ from tunesmith.sources.csv_file import read_csv
 from tunesmith.sources.database import read_database
 from tunesmith.sources.documents import refuse_pointer
 from tunesmith.sources.example import Example, Origin
-from tunesmith.sources.forms import read_row
+from tunesmith.sources.forms import read_row, with_note
 from tunesmith.sources.parquet import read_parquet
 from tunesmith.sources.quarantine import Quarantined
 from tunesmith.sources.table import BROKEN, Row, Table, clean, is_blank
-from tunesmith.sources.text import Unreadable, source_errors
+from tunesmith.sources.text import Unreadable, guess_note, source_errors
 from tunesmith.sources.workbook import read_workbook
 
 SQLITE = frozenset({".sqlite", ".sqlite3", ".db"})
@@ -80,7 +80,7 @@ def _examples(table: Table, path: Path, name: str, columns: Mapping[Column, str]
             raise SourceError(problem)
         yield Quarantined(Origin(name, part=table.part), problem)
     elif not first:
-        yield Quarantined(Origin(name, part=table.part), "it has no rows; fill it or leave it out")
+        yield Quarantined(Origin(name, part=table.part), "the table has no rows; fill it or leave it out")
     else:
         yield from chain(first, read)
 
@@ -104,7 +104,8 @@ def _example(row: Row, table: Table, name: str, columns: Mapping[Column, str]) -
             raise Unreadable(row.reason)
         if len(row.cells) != len(table.header):
             raise Unreadable(f"{len(row.cells)} cells where the header has {len(table.header)}; mend the row")
-        return read_row({key: _text(_value(cell, key)) for key, cell in cells.items()}, origin, columns)
+        example = read_row({key: _text(_value(cell, key)) for key, cell in cells.items()}, origin, columns)
+        return with_note(example, guess_note(table.guess)) if table.guess else example
     except Unreadable as reason:
         text = row.text or (json.dumps(cells, ensure_ascii=False, default=str) if cells else "")
         size = f" (the row has {len(text):,} characters)" if len(text) > SHOWN else ""

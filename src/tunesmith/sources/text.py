@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import codecs
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -17,38 +18,63 @@ SAMPLE = 1 << 16
 """Bytes that decide the encoding of a longer file."""
 
 
+DAMAGED = "tunesmith-damaged"
+"""Decoding with these errors makes half a character of bytes that are none, which encoding turns into 0xff: so that
+only their row is lost. (surrogateescape cannot do UTF-16.)"""
+
+
+def _damaged(error: UnicodeError) -> tuple[str | bytes, int]:
+    if isinstance(error, UnicodeDecodeError):
+        return "\udcff", error.end
+    if isinstance(error, UnicodeEncodeError):
+        return b"\xff", error.end
+    raise error
+
+
+codecs.register_error(DAMAGED, _damaged)
+
+
+NOT_ITS_ENCODING = "damaged: it holds bytes that are no text in the file's encoding; save all of it as UTF-8"
+HALF = "damaged: a text holds half a character (such as \\ud83d without its second half); take it out"
+
+
 class Unreadable(Exception):
     """Why a file, or one row of it, cannot be read: the reason that quarantine shows."""
 
 
-def encoding_of(sample: bytes) -> str:
-    """The encoding of text that begins with ``sample`` (`SAMPLE` bytes are enough): by its mark, by the
-    zeros that UTF-16 leaves, as UTF-8, as GB 18030 (which holds GBK), else as charset-normalizer guesses.
+def encoding_of(sample: bytes) -> tuple[str, str]:
+    """The encoding of text that begins with ``sample`` (`SAMPLE` bytes are enough): by its mark, by the zeros
+    that UTF-16 leaves, as UTF-8, as GB 18030 (which holds GBK) when that makes Chinese of it, else a guess;
+    and the guess's name for people, empty when there is no doubt.
 
-    Raises `Unreadable` when the bytes are a pointer to data kept elsewhere, or no text.
+    Raises `Unreadable` when the bytes are a pointer to data kept elsewhere, no text, or nothing to guess from.
     """
     if sample.startswith(b"version https://git-lfs.github.com/spec"):
         raise Unreadable("a Git LFS pointer, not the data itself; fetch it with `git lfs pull`")
     for mark, encoding in MARKS:
         if sample.startswith(mark):
-            return encoding
+            return encoding, ""
     even, odd, half = sample[0::2].count(0), sample[1::2].count(0), len(sample) // 2
     if half and max(even, odd) > half // 4:
         if odd > 4 * even:  # the other half holds zeros too: U+4E00, the Chinese one
-            return "utf-16-le"
+            return "utf-16-le", ""
         if even > 4 * odd:
-            return "utf-16-be"
-        raise Unreadable("not text: it is full of zero bytes")
+            return "utf-16-be", ""
+        raise Unreadable("not text: it is full of zero bytes; leave it out")
     if _decodes(sample, "utf-8") or _is_damaged_utf8(sample):
-        return "utf-8"
-    if _decodes(sample, "gb18030") and _looks_chinese(sample.decode("gb18030", "ignore")):
-        return "gb18030"
-    from charset_normalizer import from_bytes
+        return "utf-8", ""
+    for encoding in ("utf-16-le", "utf-16-be"):  # Chinese with hardly a space
+        if looks_chinese(sample.decode(encoding, "ignore")):
+            return encoding, ""
+    if _decodes(sample, "gb18030") and looks_chinese(sample.decode("gb18030", "ignore")):
+        return "gb18030", ""
+    encoding = _guessed(sample)
+    return encoding, _GUESSES[encoding]
 
-    best = from_bytes(sample).best()
-    if best is None:
-        raise Unreadable("not text in any encoding that is known; save it as UTF-8")
-    return best.encoding
+
+def guess_note(guess: str) -> str:
+    """What every row of a file says whose encoding was only guessed."""
+    return f"read as {guess}, which was guessed; save the file as UTF-8"
 
 
 def _decodes(sample: bytes, encoding: str) -> bool:
@@ -61,22 +87,70 @@ def _decodes(sample: bytes, encoding: str) -> bool:
 
 
 def _is_damaged_utf8(sample: bytes) -> bool:
-    """A few broken bytes among many whole characters: the place is told when it is decoded."""
+    """More whole characters than broken places: where these are is told when it is decoded."""
     text = sample.decode("utf-8", "replace")
     broken, whole = text.count("\ufffd"), sum(c > "\x7f" for c in text if c != "\ufffd")
-    return broken <= whole // 10
+    return whole > broken or UTF8_RUN.search(sample) is not None
 
 
-def _looks_chinese(text: str) -> bool:
-    """Latin-1 also decodes as GB 18030, into rare characters; Chinese text is made of common ones."""
+UTF8_RUN = re.compile(rb"(?:[\xe3-\xed][\x80-\xbf]{2}){4}")
+"""Four Chinese, Japanese or Korean characters in UTF-8: in no other encoding do such bytes follow by accident."""
+
+
+def looks_chinese(text: str) -> bool:
+    """Whether what was decoded as GB 18030 is simplified Chinese. Japanese, Korean and Latin texts decode too,
+    but into rare characters, or without the frequent ones."""
     far = [c for c in text if c > "\x7f"]
-    common = sum("\u4e00" <= c <= "\u9fa5" or c in "，。、：；？！“”‘’（）《》—…·　" for c in far)
-    return bool(far) and common >= 0.9 * len(far)
+    usual = len("".join(far).encode("gb2312", "ignore")) // 2 - sum("\u3040" <= c <= "\u30ff" for c in far)
+    frequent = sum(c in _FREQUENT for c in far)
+    return usual >= 0.9 * len(far) and frequent >= max(2, 0.08 * len(far))
+
+
+_FREQUENT = frozenset(
+    "的一是不了在人有我他这中大来上国个到说们为子和你地出道也时年得就那要下以生会自着去之过家学对可她里后小么心多天而能"
+    "好都然没日于起还发成事只作当想看文无开手十用主行方又如前所本见经头面公同三已老从动两长知民样现分将外但身些与高意进把"
+    "法此实回二理美点月明其种声全工己话儿者向情部正名定女问力机给等几很业最间新什打便位因重被走电四第门相次东政海口使教西"
+)
+"""A third and more of Chinese prose."""
+
+_GUESSES = {
+    "cp1252": "Windows-1252 (Western Europe)", "cp1250": "Windows-1250 (Central Europe)",
+    "cp1251": "Windows-1251 (Cyrillic)", "koi8_r": "KOI8-R (Cyrillic)", "cp1253": "Windows-1253 (Greek)",
+    "cp1254": "Windows-1254 (Turkish)", "cp1255": "Windows-1255 (Hebrew)", "cp1256": "Windows-1256 (Arabic)",
+    "cp932": "Shift-JIS (Japanese)", "euc_jp": "EUC-JP (Japanese)", "cp949": "EUC-KR (Korean)",
+    "big5hkscs": "Big5 (Chinese)", "gb18030": "GBK (Chinese)",
+}  # fmt: skip
+"""The encodings that people's old files are in; among all that exist, a guess would be a lottery."""
+_LEAST = 16
+"""Bytes without which there is nothing to guess from."""
+
+
+def _guessed(sample: bytes) -> str:
+    """The likeliest encoding. Raises `Unreadable` where none is, or several are."""
+    from charset_normalizer import from_bytes
+
+    if len(sample) < _LEAST:
+        raise Unreadable("not UTF-8, and too short to tell what else it is; save it as UTF-8")
+    if len(sample) >= SAMPLE:
+        sample = sample[: sample.rfind(b"\n") + 1] or sample  # not to end in the middle of a character
+    found = [(match.chaos, -match.coherence, match) for match in from_bytes(sample, cp_isolation=list(_GUESSES))]
+    best = min((one[:2] for one in found), default=None)
+    names = [name for *rank, match in found if tuple(rank) == best for name in match.could_be_from_charset]
+    if not names:
+        raise Unreadable("not text in any encoding that is known; save it as UTF-8")
+    if names[0] in ("cp1250", "cp1252") and "cp1252" in names:  # where these two are alike, most people's is Western
+        return "cp1252"
+    if len(names) > 1:
+        alike = " from ".join(_GUESSES[name] for name in names[:2])
+        raise Unreadable(f"not UTF-8, and too little to tell {alike}; save it as UTF-8")
+    return names[0]
 
 
 def decode(data: bytes) -> str:
-    """A whole file's text. Raises `Unreadable` with the reason."""
-    encoding = encoding_of(data[:SAMPLE])
+    """A whole file's text, when there is no doubt about its encoding. Raises `Unreadable` with the reason."""
+    encoding, guess = encoding_of(data[:SAMPLE])
+    if guess:
+        raise Unreadable(f"not UTF-8; it looks like {guess}, but that is a guess; save it as UTF-8")
     try:
         return data.decode(encoding)
     except UnicodeDecodeError as error:
@@ -84,6 +158,23 @@ def decode(data: bytes) -> str:
         raise Unreadable(
             f"line {line} has the byte 0x{data[error.start]:02x}, which is not {encoding.upper()}; save it as UTF-8"
         ) from None
+
+
+_JSON = {
+    "Expecting value": "a value is missing or not written as JSON has it", "Extra data": "more stands behind its end",
+    "Expecting ',' delimiter": "a comma is missing, or a quotation mark in a text has no \\ before it",
+    "Expecting ':' delimiter": "a colon is missing behind a key",
+    "Expecting property name": "a key is missing, or stands not in double quotation marks",
+    "Illegal trailing comma": "a comma stands before the end", "Unterminated string": "a text is not closed",
+    "Invalid control character": "a text holds a bare line break or tab", "Invalid \\": "a \\ in a text is not doubled",
+}  # fmt: skip
+"""What Python says of broken JSON, in words for people."""
+
+
+def json_problem(error: Exception) -> str:
+    """Without the place, so that rows broken in one way are counted as one."""
+    said = "it is nested too deeply" if isinstance(error, RecursionError) else str(error).partition(": line ")[0]
+    return next((words for begins, words in _JSON.items() if said.startswith(begins)), said)
 
 
 @contextmanager

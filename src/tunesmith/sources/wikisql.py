@@ -35,6 +35,7 @@ from typing import Any
 from tunesmith.errors import SourceError
 from tunesmith.sources.example import Example, Message, Origin
 from tunesmith.sources.quarantine import Quarantined
+from tunesmith.sources.text import NOT_ITS_ENCODING, json_problem
 
 AGGREGATES = ("", "MAX", "MIN", "COUNT", "SUM", "AVG")
 """WikiSQL's numbering of ``agg``."""
@@ -235,8 +236,10 @@ def _read_row(line: bytes, origin: Origin, tables: Tables) -> Example | Quaranti
         answer = sql_for(table, sql, question)
     except BadRow as error:
         return Quarantined(origin, str(error), text)
-    except (UnicodeDecodeError, json.JSONDecodeError) as error:
-        return Quarantined(origin, f"not JSON: {error}", text)
+    except UnicodeDecodeError:
+        return Quarantined(origin, NOT_ITS_ENCODING, text)
+    except json.JSONDecodeError as error:
+        return Quarantined(origin, f"broken JSON: {json_problem(error)}", text)
     messages = (Message("user", prompt_for(table, question)), Message("assistant", answer, learn=True))
     return Example(messages, origin, extra={"table_id": table_id}, group=table_id)
 

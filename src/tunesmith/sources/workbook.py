@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import warnings
 from collections.abc import Callable, Iterator, Sequence
+from datetime import datetime, time
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +26,8 @@ def _quiet(call: Callable[..., Any], *given: Any) -> Any:
 
 
 def read_workbook(path: Path, table: str | None) -> Iterator[Table]:
-    """Every sheet, or the one named. Raises `Unreadable`, and `SourceError` when there is no such sheet."""
+    """Every sheet that is not hidden, or the one named. Raises `Unreadable`, and `SourceError` when there is no such
+    sheet."""
     check_zip(path, ".xlsx")
     from openpyxl import load_workbook
 
@@ -34,11 +36,16 @@ def read_workbook(path: Path, table: str | None) -> Iterator[Table]:
             book = _quiet(lambda: load_workbook(file, read_only=True, data_only=True, keep_links=False))
             sheets = [sheet for sheet in book.worksheets if table in (None, sheet.title)]
             titles = [sheet.title for sheet in book.worksheets]
-        except Exception as error:
-            raise Unreadable(f"a workbook that cannot be read ({type(error).__name__}); save it again") from None
+        except Exception:
+            raise Unreadable("a workbook that cannot be read; save it again in Excel") from None
         if not sheets:
             raise SourceError(f"{path} has no sheet {table!r}; it has {', '.join(map(repr, titles)) or 'none'}")
+        seen = [sheet for sheet in sheets if table or sheet.sheet_state == "visible"]
         for sheet in sheets:
+            if sheet not in seen:
+                reason = 'the sheet is hidden, and is not read; show it in Excel, or name it with table = "…"'
+                yield Table(sheet.title, (), iter([Row(None, (), reason)]), alone=False)
+                continue
             rows = _sheet_rows(sheet)
             header = next((row for row in rows if row.reason or not is_blank(row.cells)), None)
             if header is None or header.reason:
@@ -47,7 +54,7 @@ def read_workbook(path: Path, table: str | None) -> Iterator[Table]:
             else:
                 names = _header(header.cells)
                 rows = (row._replace(cells=_fitted(row.cells, len(names))) for row in rows)
-                yield Table(sheet.title, names, rows, alone=len(sheets) == 1)
+                yield Table(sheet.title, names, rows, alone=len(seen) == 1)
 
 
 def _header(cells: Sequence[Any]) -> list[str]:
@@ -68,12 +75,12 @@ def _sheet_rows(sheet: Any) -> Iterator[Row]:
     number = 0
     held: dict[int, tuple[int, Any]] = {}
     try:
-        merged = _merged(sheet)
+        merged, uncounted = _merged_and_uncounted(sheet)
         sheet.reset_dimensions()  # what a file says of its size is often wrong
-        rows = sheet.iter_rows(values_only=True)
+        rows = sheet.iter_rows()
         while (cells := _quiet(next, rows, None)) is not None and number < EXCEL_ROWS:
             number += 1
-            cells = list(cells)
+            cells = [_shown(cell) for cell in cells]
             blank = is_blank(cells)
             for column, last in merged.get(number, ()):
                 held[column] = last, cells[column] if column < len(cells) else None
@@ -83,20 +90,40 @@ def _sheet_rows(sheet: Any) -> Iterator[Row]:
                 elif not blank:
                     cells.extend([None] * (column + 1 - len(cells)))
                     cells[column] = value if cells[column] is None else cells[column]
-            yield Row(number, cells)
-    except Exception as error:
-        yield Row(number + 1, (), f"the sheet is broken from here on ({type(error).__name__}); save it again")
+            formula = uncounted.get(number)
+            reason = f"the cell {formula} holds a formula without its value; open the file in Excel and save it"
+            yield Row(number, cells, reason if formula else "")
+    except Exception:
+        yield Row(number + 1, (), "the sheet is broken from here on; save it again in Excel")
+
+
+def _shown(cell: Any) -> Any:
+    """The value; a date as a date, where openpyxl has midnight of it."""
+    from openpyxl.styles.numbers import is_datetime
+
+    value = cell.value
+    if isinstance(value, datetime) and value.time() == time.min and is_datetime(cell.number_format) == "date":
+        return value.date()
+    return value
 
 
 _MERGED = re.compile(rb'<(?:\w+:)?mergeCell\b[^<>]*?\bref="([A-Z]{1,3})(\d{1,7}):[A-Z]{1,3}(\d{1,7})"')
+_UNCOUNTED = re.compile(
+    rb"<(?:\w+:)?c\b([^<>]*)>\s*<(?:\w+:)?f\b(?:[^<>]*/>|[^<>]*>[^<>]*</(?:\w+:)?f>)\s*"  # a formula
+    rb"(?:<(?:\w+:)?v\s*/>\s*|<(?:\w+:)?v>\s*</(?:\w+:)?v>\s*)?</(?:\w+:)?c>"  # and no value behind it
+)
+_PLACE = re.compile(rb'\br="([A-Z]{1,3})(\d{1,7})"')
+_LONGEST_FORMULA = 20_000
+"""Bytes: Excel allows 8,192 characters."""
 
 
-def _merged(sheet: Any) -> dict[int, list[tuple[int, int]]]:
-    """First row -> (column from 0, last row) of the cells merged downwards. They stand behind all rows in the
-    file, and openpyxl knows them only after loading it whole."""
+def _merged_and_uncounted(sheet: Any) -> tuple[dict[int, list[tuple[int, int]]], dict[int, str]]:
+    """First row -> (column from 0, last row) of the cells merged downwards; row -> its first formula that nobody
+    counted. The former stand behind all rows in the file, and openpyxl cannot tell the latter from empty cells."""
     from openpyxl.utils.cell import column_index_from_string
 
-    found: dict[int, list[tuple[int, int]]] = {}
+    merged: dict[int, list[tuple[int, int]]] = {}
+    uncounted: dict[int, str] = {}
     with sheet._get_source() as source:
         tail = b""
         while chunk := source.read(1 << 20):
@@ -104,7 +131,12 @@ def _merged(sheet: Any) -> dict[int, list[tuple[int, int]]]:
             done = 0
             for cell in _MERGED.finditer(text):
                 column = column_index_from_string(cell[1].decode()) - 1
-                found.setdefault(int(cell[2]), []).append((column, int(cell[3])))
+                merged.setdefault(int(cell[2]), []).append((column, int(cell[3])))
                 done = cell.end()
-            tail = text[max(done, len(text) - 200) :]
-    return found
+            for cell in _UNCOUNTED.finditer(text):
+                place = _PLACE.search(cell[1])
+                if place and b't="str"' not in cell[1]:  # that is a formula whose value is an empty text
+                    uncounted.setdefault(int(place[2]), (place[1] + place[2]).decode())
+                done = max(done, cell.end())
+            tail = text[max(done, len(text) - _LONGEST_FORMULA) :]
+    return merged, uncounted

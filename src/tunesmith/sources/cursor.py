@@ -1,0 +1,90 @@
+"""JSON that comes in chunks, one value after the other: memory holds the longest value, not the file."""
+
+from __future__ import annotations
+
+import codecs
+import json
+from collections.abc import Iterator
+from typing import Any
+
+from tunesmith.sources.text import DAMAGED, json_problem
+
+CHUNK = 1 << 20
+"""Bytes read at once."""
+LONGEST = 64 << 20
+"""Characters that one value may have."""
+SHOWN = 2_000
+"""Characters that are shown of what cannot be read."""
+
+
+class Broken(Exception):
+    """Why JSON cannot be read further."""
+
+
+class Cursor:
+    """A place in JSON that comes in chunks; what was read is let go."""
+
+    def __init__(self, chunks: Iterator[bytes]) -> None:
+        self._chunks = codecs.iterdecode(chunks, "utf-8", DAMAGED)
+        self._decoder = json.JSONDecoder()
+        self._text, self._at = "", 0
+        self._line, self._counted = 1, 0
+
+    @property
+    def line(self) -> int:
+        """The line of the place, from 1."""
+        self._line += self._text.count("\n", self._counted, self._at)
+        self._counted = self._at
+        return self._line
+
+    def peek(self) -> str:
+        """The next character that is no space or comma; empty at the end."""
+        while True:
+            while self._at < len(self._text) and self._text[self._at] in " \t\r\n,:":
+                self._at += 1
+            if self._at < len(self._text) or not self._more():
+                return self._text[self._at : self._at + 1]
+
+    def skip(self) -> None:
+        """Go behind one character."""
+        self._at += 1
+
+    def value(self) -> tuple[Any, str]:
+        """The value that begins here, and its text. Raises `Broken`."""
+        while True:
+            try:
+                value, end = self._decoder.raw_decode(self._text, self._at)
+                # A number at the end of what is held may go on behind it.
+                if end < len(self._text) or self._text[end - 1] in '"]}' or not self._more():
+                    text, self._at = self._text[self._at : end], end
+                    return value, text
+            except (ValueError, RecursionError) as error:
+                if not self._may_go_on(error) or not self._more():
+                    raise Broken(json_problem(error)) from None
+            if len(self._text) - self._at > LONGEST + CHUNK:
+                raise Broken(f"a row has more than {LONGEST:,} characters")
+
+    def rest(self) -> tuple[str, int]:
+        """The beginning of all that follows, and how many characters that is."""
+        text = self._text[self._at : self._at + SHOWN]
+        size = len(self._text) - self._at + sum(map(len, self._chunks))
+        self._text, self._at = "", 0
+        return text, size
+
+    def _may_go_on(self, error: Exception) -> bool:
+        """Whether the text merely ended too early: an open string, or an error in its last few characters."""
+        if not isinstance(error, json.JSONDecodeError):
+            return False
+        return error.msg.startswith("Unterminated") or error.pos >= len(self._text) - 16
+
+    def _more(self) -> bool:
+        """Read on, as much again as is held, so that a long row is not parsed too often. False at the end."""
+        kept = len(self._text) - self._at
+        pieces, size = [], 0
+        while size <= min(kept, LONGEST) and (chunk := next(self._chunks, "")):
+            pieces.append(chunk)
+            size += len(chunk)
+        if pieces:
+            self._line, self._text = self.line, "".join([self._text[self._at :], *pieces])
+            self._at = self._counted = 0
+        return bool(pieces)
