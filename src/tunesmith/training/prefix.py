@@ -163,14 +163,12 @@ class Plan:
         if stop():
             return None
         when = "kept from an earlier run" if not missing else "computed once"
-        yield self._note(
-            "no step computes", f"{when}, {prefix.bytes_of(tokens) / 1e9:.1f} GB in {prefix.folder.parent}"
-        )
+        yield self._note("no step computes", f"{when}, {prefix.bytes_of(tokens) / 1e9:.1f} GB on disk")
         return prefix
 
     def _note(self, what: str, why: str) -> Progress:
-        layers = "layer" if self.below == 1 else f"{self.below} layers"
-        return Progress("note", stage=self.stage, message=f"{what} the lowest {layers}, which do not learn ({why})")
+        layers = "frozen layer" if self.below == 1 else f"{self.below} frozen layers"
+        return Progress("note", stage=self.stage, message=f"{what} the {layers} ({why})")
 
 
 def _key(ids: Row) -> tuple[int, int]:
