@@ -20,31 +20,42 @@ from pathlib import Path
 ROOT = Path(__file__).parents[1]
 PEER = ROOT / "benchmarks" / ".peer"
 PEER_PACKAGES = ["torch==2.13.0", "trl==1.16.0", "peft", "transformers", "datasets"]
-ALL = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
+LAYERS = 30
+"""The starter's."""
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description="Training speed beside TRL + PEFT")
     parser.add_argument("--data", type=Path, required=True, help="folder of train.jsonl and train.tables.jsonl")
-    parser.add_argument("--steps", type=int, default=40)
+    parser.add_argument(
+        "--layers", type=int, nargs="+", default=[4, 16, LAYERS], help="how many of the top layers learn"
+    )
+    parser.add_argument("--rows", type=int, default=160)
+    parser.add_argument("--epochs", type=int, default=3)
     parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--batch", type=int, default=8)
+    parser.add_argument("--batch", type=int, default=4)
+    parser.add_argument("--modules", nargs="+", default=["q_proj", "v_proj"])
     options = parser.parse_args()
     peer = make_peer()
+    print("| layers | | tokens/s, all in | epochs after the first pass | peak memory | held-out loss |")
+    print("|---|---|---|---|---|---|")
     with tempfile.TemporaryDirectory() as folder:
-        model, rows = prepare(options.data, Path(folder))
-        settings = {
-            "steps": options.steps, "batch": options.batch, "learning_rate": 1e-4, "rank": 16, "alpha": 32,
-            "modules": ALL, "layers_to_transform": None, "out": f"{folder}/trl",
-        }  # fmt: skip
-        settings_file = Path(folder) / "settings.json"
-        settings_file.write_text(json.dumps(settings))
-        results: dict[str, list[dict]] = {"tunesmith": [], "TRL + PEFT": []}
-        for _ in range(options.rounds):
-            for name, python, script in (("tunesmith", sys.executable, "own.py"), ("TRL + PEFT", peer, "trl_peer.py")):
-                results[name].append(run(python, script, model, rows, settings_file))
-                print(name, round(results[name][-1]["tokens"] / results[name][-1]["seconds"]), "tokens/s", flush=True)
-    print(table(results))
+        model, rows = prepare(options.data, Path(folder), options.rows)
+        for layers in options.layers:
+            settings = {
+                "epochs": options.epochs, "batch": options.batch, "learning_rate": 1e-4, "rank": 8, "alpha": 16,
+                "modules": options.modules, "layers": layers, "out": f"{folder}/trl",
+            }  # fmt: skip
+            file = Path(folder) / "settings.json"
+            file.write_text(json.dumps(settings))
+            results: dict[str, list[dict]] = {"tunesmith": [], "TRL + PEFT": []}
+            for number in range(options.rounds):
+                os.environ["TUNESMITH_CACHE"] = (
+                    f"{folder}/cache-{layers}-{number}"  # nothing is kept from round to round
+                )
+                results["tunesmith"].append(run(sys.executable, "own.py", model, rows, file))
+                results["TRL + PEFT"].append(run(peer, "trl_peer.py", model, rows, file))
+            print(table(layers, results), flush=True)
 
 
 def make_peer() -> str:
@@ -57,21 +68,21 @@ def make_peer() -> str:
     return str(python)
 
 
-def prepare(data: Path, folder: Path) -> tuple[Path, Path]:
-    """The starter's folder, and a file of 320 rows as token ids and learn masks."""
+def prepare(data: Path, folder: Path, count: int) -> tuple[Path, Path]:
+    """The starter's folder, and a file of rows as token ids and learn masks: so many to train, and 64 to measure."""
     from tunesmith.dataset import prepare as dataset
     from tunesmith.models.find import find
     from tunesmith.settings import make_recipe
 
     model = find("starter").folder
-    source = {"path": "train.jsonl", "kind": "wikisql", "tables": "train.tables.jsonl", "limit": 320}
+    source = {"path": "train.jsonl", "kind": "wikisql", "tables": "train.tables.jsonl", "limit": count + 64}
     recipe = make_recipe({"data": {"sources": [source], "split": {"valid": 0, "test": 0}}}, folder=data)
     for _ in dataset.prepare(recipe.data, model, folder / "dataset"):
         pass
     tokens = dataset.tokens(folder / "dataset", "train")
-    rows = [tokens[i] for i in range(len(tokens))]
+    rows = [{"ids": ids.tolist(), "learn": learn.tolist()} for ids, learn in (tokens[i] for i in range(len(tokens)))]
     file = folder / "rows.json"
-    file.write_text(json.dumps([{"ids": ids.tolist(), "learn": learn.tolist()} for ids, learn in rows]))
+    file.write_text(json.dumps({"train": rows[:count], "valid": rows[count:]}))
     return model, file
 
 
@@ -83,18 +94,25 @@ def run(python: str, script: str, model: Path, rows: Path, settings: Path) -> di
     return json.loads(done.stdout.strip().splitlines()[-1])
 
 
-def table(results: dict[str, list[dict]]) -> str:
-    lines = ["", "| | tokens/s, median (each round) | peak memory | loss of the last 10 steps |", "|---|---|---|---|"]
-    speeds = {name: [r["tokens"] / r["seconds"] for r in runs] for name, runs in results.items()}
+def table(layers: int, results: dict[str, list[dict]]) -> str:
+    """Two lines, and one with tunesmith's as multiples of the peer's, round by round."""
+    median, lines = statistics.median, []
+    all_in = {
+        name: [r["tokens"] / (r["seconds"] + r.get("prefix_seconds", 0)) for r in runs]
+        for name, runs in results.items()
+    }
+    later = {name: [r["tokens"] / r["seconds"] for r in runs] for name, runs in results.items()}
     for name, runs in results.items():
-        rounds = ", ".join(f"{s:.0f}" for s in speeds[name])
         memory = max(r["memory"] for r in runs) / 1e9
-        loss = statistics.mean(runs[0]["losses"][-10:])
-        lines.append(f"| {name} | {statistics.median(speeds[name]):.0f} ({rounds}) | {memory:.2f} GB | {loss:.3f} |")
-    ratios = [a / b for a, b in zip(*speeds.values(), strict=True)]
-    lines.append(
-        f"\nRatio, round by round: {', '.join(f'{r:.2f}' for r in ratios)}; median {statistics.median(ratios):.2f}."
-    )
+        lines.append(
+            f"| {layers} | {name} | {median(all_in[name]):,.0f} | {median(later[name]):,.0f} | {memory:.2f} GB "
+            f"| {runs[0]['valid']:.4f} |"
+        )
+    ratios = [[a / b for a, b in zip(*kind.values(), strict=True)] for kind in (all_in, later)]
+    told = [f"**{median(r):.1f}** ({', '.join(f'{x:.1f}' for x in r)})" for r in ratios]
+    memory, loss = (median(r[key] for r in results["tunesmith"]) / median(r[key] for r in results["TRL + PEFT"])
+                    for key in ("memory", "valid"))  # fmt: skip
+    lines.append(f"| | ratio | {told[0]} | {told[1]} | {memory:.2f} | {loss:.3f} |")
     return "\n".join(lines)
 
 

@@ -21,6 +21,8 @@ from tunesmith.sources.quarantine import Quarantined
 
 _PARTICULAR = re.compile(r"""'[^']*'|"[^"]*"|[0-9][0-9.,]*""")
 """What differs in reasons of one kind."""
+_DOUBTFUL = ("read as ", "an answer holds ")
+"""How notes on rows begin that may be taught wrong."""
 BINS = 32
 """Lengths are counted in so many bins up to the limit."""
 
@@ -247,7 +249,7 @@ def _left_out(tally: Tally) -> Found:
         times = _many(n, "time", "times")
         yield "note", f"{lines} with which many documents begin or end left out, the most frequent {times}: {line[:60]}"
     for note, n in tally.noted.most_common():
-        yield "note", f"{_many(n, 'row', 'rows')}: {note}"
+        yield "warning" if note.startswith(_DOUBTFUL) else "note", f"{_many(n, 'row', 'rows')}: {note}"
     if tally.preferences:
         bad = tally.removed[decide.REASONS[decide.BAD]]
         yield (
