@@ -33,7 +33,7 @@ def write_rows(path: Path, megabytes: int) -> None:
             number += 1
             line = lines[rng.randrange(len(lines))] if rng.random() < 0.02 and lines[0] else ""
             if not line:
-                words = [rng.choice(WORDS) for _ in range(120)]
+                words = rng.choices(WORDS, k=120)
                 words[rng.randrange(120)] = str(number)
                 answer = " ".join(words)
                 line = json.dumps({"prompt": f"Question {number}: what about {words[3]}, {words[7]} and {words[9]}?",
