@@ -182,20 +182,20 @@ def write_container(
     """A GGUF with these keys and tensors, in this order. Raises what `atomic_file` and the rows raise."""
     quantizer = Quantizer()
 
-    def pack(job: tuple[int, int]) -> bytes:
+    def pack(job: tuple[int, int]) -> tuple[np.ndarray, bytes]:
         tensor, start = tensors[job[0]], job[1]
         stop = min(start + tensor.step, tensor.height)
         try:
             packed = quantizer.pack(tensor.rows(start, stop), tensor.kind)
         except ModelError as error:
             raise ModelError(f"{tensor.name}: {error}") from None
-        return packed + bytes(-tensor.nbytes % ALIGNMENT if stop == tensor.height else 0)
+        return packed, bytes(-tensor.nbytes % ALIGNMENT if stop == tensor.height else 0)
 
     total, written = sum(_aligned(t.nbytes) for t in tensors), 0
     with atomic_file(target) as file:
         file.write(_header(metadata, tensors))
-        for packed in computed_ahead(pack, _jobs(tensors)):
-            written += file.write(packed)
+        for packed, padding in computed_ahead(pack, _jobs(tensors)):
+            written += file.write(packed.data) + file.write(padding)
             if on_progress:
                 on_progress(written / total)
 

@@ -12,11 +12,13 @@ import math
 import re
 
 import numpy as np
+from gguf import quants
 from gguf.constants import GGML_QUANT_SIZES
 from gguf.constants import GGMLQuantizationType as Kind
 from gguf.constants import LlamaFileType as FileType
 
 from tunesmith.errors import EngineError, ModelError
+from tunesmith.export.weights import FIRST_INFINITE
 from tunesmith.models.llamacpp import shared_library
 
 MIXTURES: dict[str, tuple[Kind, FileType]] = {
@@ -29,8 +31,6 @@ MIXTURES: dict[str, tuple[Kind, FileType]] = {
     "q4_k_m": (Kind.Q4_K, FileType.MOSTLY_Q4_K_M),
 }
 """What may be wanted: the kind most matrices get, and the number the file says of itself."""
-HALF_LIMIT = 65520.0
-"""The smallest number that a 16-bit float rounds to infinity."""
 _NARROW = {Kind.Q4_K: Kind.Q5_0, Kind.Q5_K: Kind.Q5_1, Kind.Q6_K: Kind.Q8_0}
 """What takes the place of a kind whose blocks of 256 do not fit a row."""
 
@@ -52,8 +52,8 @@ class Quantizer:
         self._chunk.restype = ctypes.c_size_t
         self._chunk.argtypes = [ctypes.c_int, pointer, pointer, number, number, number, pointer]
 
-    def pack(self, rows: np.ndarray, kind: Kind) -> bytes:
-        """The bytes of float32 ``rows`` [n, columns] in ``kind``; rows are independent of each other.
+    def pack(self, rows: np.ndarray, kind: Kind) -> np.ndarray:
+        """The bytes (uint8) of float32 ``rows`` [n, columns] in ``kind``; rows are independent of each other.
 
         May run in several threads at once: Python's lock is free meanwhile. Raises `ModelError` for
         numbers that are not finite or that 16-bit floats cannot hold, `ValueError` where columns do
@@ -66,17 +66,23 @@ class Quantizer:
         if not highest < math.inf:
             raise ModelError("its weights hold numbers that are not finite; train again or download the model again")
         if kind is Kind.F32:
-            return data.tobytes()
-        if kind is Kind.F16 and highest >= HALF_LIMIT:
-            raise ModelError("its weights are too large for 16-bit floats; export it as bf16 or q8_0")
-        packed = ctypes.create_string_buffer(size)
-        written = self._chunk(int(kind), data.ctypes.data, packed, 0, count, columns, None)
+            return data.reshape(-1).view(np.uint8)
+        packed = np.empty(size, np.uint8)
+        written = self._chunk(int(kind), data.ctypes.data, packed.ctypes.data, 0, count, columns, None)
         if written != size:
             raise EngineError(
                 f"ggml wrote {written} bytes of {kind.name} where {size} were expected; this version of "
                 f"xllamacpp does not fit this version of gguf"
             )
-        return packed.raw
+        # llama.cpp's quantizer refuses such tensors too; only large weights can bring an infinite scale.
+        if highest >= FIRST_INFINITE["F16"] and not _is_finite(packed.reshape(count, -1), kind):
+            raise ModelError(f"its weights are too large for the 16-bit floats of {kind.name}; export it as bf16")
+        return packed
+
+
+def _is_finite(packed: np.ndarray, kind: Kind) -> bool:
+    with np.errstate(invalid="ignore", over="ignore"):
+        return bool(np.isfinite(quants.dequantize(packed, kind)).all())
 
 
 def row_bytes(columns: int, kind: Kind) -> int:
