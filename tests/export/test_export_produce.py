@@ -73,9 +73,9 @@ def test_what_was_exported_is_not_made_again(trained):
 
 
 def test_every_other_format_is_written(trained):
-    export(trained, "lora", "merged", "mlx")
+    export(trained, "lora", "merged", "mlx", "mlx-lora")
     made = {p.name for p in (trained / "export").iterdir()}
-    assert {"sums-lora.gguf", "merged", "mlx-4bit"} <= made
+    assert {"sums-lora.gguf", "merged", "mlx-4bit", "mlx-lora"} <= made
     assert (trained / "export" / "merged" / "model.safetensors").exists()
 
 

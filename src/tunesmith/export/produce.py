@@ -20,6 +20,7 @@ from tunesmith.export.gguf_lora import write_gguf_lora
 from tunesmith.export.gguf_write import write_gguf
 from tunesmith.export.llama_server import ask_server
 from tunesmith.export.merge import write_merged
+from tunesmith.export.mlx_adapter import write_mlx_adapter
 from tunesmith.export.mlx_folder import write_mlx
 from tunesmith.export.modelfile import generation_parameters, modelfile
 from tunesmith.export.ollama_template import derive, stops
@@ -65,6 +66,9 @@ class Exporting:
             target = self.folder.export / "mlx-4bit"
             write_mlx(self.weights, self.base.folder, target, on_progress=self._on("quantizing for MLX"))
             yield self._made(self.folder.export / "mlx-4bit")
+        if formats.mlx_lora:
+            write_mlx_adapter(self.folder.adapter, self.base.folder, self.folder.export / "mlx-lora")
+            yield self._made(self.folder.export / "mlx-lora")
         refuse_unproved(self.proofs)
         if formats.ggufs:
             yield from self._modelfile(self._place(f"{formats.ggufs[0]}.gguf"))
