@@ -58,6 +58,7 @@ def test_a_gguf_comes_with_its_proof_and_a_modelfile(trained):
     export(trained, "gguf:f16")
     [proof] = stages.proofs(RunFolder(trained))
     assert proof["holds"]
+    assert proof["base was quantized"] is False
     assert {check["name"] for check in proof["checks"]} >= {"prompt", "model", "end", "ollama"}
     assert proof["sha256"] == stages.files.file_hash(trained / "export" / "sums-f16.gguf")
     written = (trained / "export" / "Modelfile").read_text()

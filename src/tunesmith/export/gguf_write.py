@@ -23,6 +23,7 @@ from tunesmith.export.gguf_vocabulary import vocabulary, wants_rstrip
 from tunesmith.export.quantize import MIXTURES, kind_of, pack, row_bytes
 from tunesmith.export.weights import SLICE_ITEMS, computed_ahead
 from tunesmith.files import atomic_file
+from tunesmith.models.gguf_import import interleaved
 
 ALIGNMENT = 32
 _UINT32, _FLOAT32, _BOOL, _STRING, _ARRAY, _INT32 = 4, 6, 7, 8, 9, 5
@@ -143,11 +144,6 @@ def heads_of(name: str, form: Form) -> int:
     if not form.permuted:
         return 0
     return {"q_proj": form.shape.heads, "k_proj": form.shape.kv_heads}.get(name.split(".")[-2], 0)
-
-
-def interleaved(rows: np.ndarray, head: int) -> np.ndarray:
-    """Rows of whole heads, dimension i next to i + head/2 (``LlamaModel.permute`` of llama.cpp's converter)."""
-    return rows.reshape(-1, 2, head // 2, *rows.shape[1:]).swapaxes(1, 2).reshape(rows.shape)
 
 
 def _check_complete(planned: list[Planned], form: Form) -> None:

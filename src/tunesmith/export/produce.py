@@ -15,6 +15,7 @@ from tunesmith.errors import CheckFailed, ModelError, RunError
 from tunesmith.evaluation.evaluate import open_task
 from tunesmith.evaluation.statistics import interval
 from tunesmith.export import lmstudio, ollama
+from tunesmith.export.base_model import is_quantized
 from tunesmith.export.formats import Formats
 from tunesmith.export.gguf_lora import write_gguf_lora
 from tunesmith.export.gguf_write import write_gguf
@@ -81,6 +82,7 @@ class Exporting:
             self.derived, lambda what, share: self._on(f"proof of {gguf.name}: {what}")(share),
         ).to_json()  # fmt: skip
         made["gguf"], made["sha256"] = gguf.name, files.file_hash(gguf)
+        made["base was quantized"] = is_quantized(self.recipe.model.name)
         if task := self._task(gguf):
             made["task"] = task
         self.proofs.append(made)
