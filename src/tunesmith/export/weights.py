@@ -30,8 +30,8 @@ from tunesmith.training.checkpoints import CONFIG as ADAPTER_CONFIG
 from tunesmith.training.checkpoints import WEIGHTS as ADAPTER_WEIGHTS
 
 SLICE_ITEMS = 1 << 19
-"""Weights that one worker computes at once: 2 MB of float32. With a quarter of it Python's own work shows, and with
-twice as much the pages of fresh arrays: 5.7, 3.9 and 4.4 s of processor for 2.1 GB."""
+"""Weights that one worker computes at once: 2 MB of float32. With a quarter of it Python's own work shows, with twice
+as much the pages of fresh arrays: a GGUF in f16 of 2.1 GB took 5.0, 3.8 and 4.4 s of processor."""
 _STORED = {"BF16": np.dtype("<u2"), "F16": np.dtype("<f2"), "F32": np.dtype("<f4")}
 _LORA = re.compile(r"(?:base_model\.model\.)?(.+)\.lora_([AB])(?:\.default)?\.weight")
 _NOT_SUPPORTED = (
