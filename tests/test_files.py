@@ -1,6 +1,8 @@
 from __future__ import annotations
 
 import json
+import os
+import sys
 
 import pytest
 
@@ -50,3 +52,17 @@ def test_a_disk_that_cannot_be_written_is_one_sentence(tmp_path, number, says):
 def test_half_characters_come_back_from_jsonl(tmp_path):
     files.write_jsonl(tmp_path / "a.jsonl", [{"t": "a\ud83d中"}])
     assert list(files.read_jsonl(tmp_path / "a.jsonl")) == [{"t": "a\ud83d中"}]
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux is asked to write early")
+def test_a_large_file_goes_to_the_disk_while_it_is_written(tmp_path, monkeypatch):
+    begun = []
+    monkeypatch.setattr(files, "EARLY", 100_000)
+    monkeypatch.setattr(os, "posix_fadvise", lambda handle, start, size, advice: begun.append((start, size)))
+    pieces = [bytes([i]) * 30_000 for i in range(20)]
+    with files.atomic_file(tmp_path / "f") as file:
+        for piece in pieces:
+            file.write(piece)
+    assert (tmp_path / "f").read_bytes() == b"".join(pieces)
+    assert len(begun) >= 4
+    assert [start for start, _ in begun] == [0, *(start + size for start, size in begun[:-1])]

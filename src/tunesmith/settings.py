@@ -223,7 +223,7 @@ class ProofSettings(Section):
 class ExportSettings(Section):
     formats: tuple[str, ...] = ()
     """What a finished run becomes: "gguf:q4_k_m" (or f16, bf16, q8_0, q6_k, q5_k_m), "lora" (the adapter as GGUF),
-    "merged" (a Hugging Face folder), "mlx" (4 bit), "ollama:NAME", "lmstudio"."""
+    "merged" (a Hugging Face folder), "mlx" (4 bit), "mlx-lora" (the adapter for mlx-lm), "ollama:NAME", "lmstudio"."""
     proof: ProofSettings = ProofSettings()
     """How closely every GGUF is compared with the trained model."""
 

@@ -6,7 +6,7 @@ from rich.console import Console
 
 from tunesmith.cli import words
 from tunesmith.cli.prose import wrap
-from tunesmith.cli.tables import ResultsTable, bar, report_table, side_by_side, token_rows
+from tunesmith.cli.tables import ResultsTable, bar, proof_table, report_table, side_by_side, token_rows
 
 
 def text(renderable, width=80):
@@ -229,3 +229,18 @@ def test_small_numbers_are_written_short():
         "2.1 GB",
         "340 MB",
     ]
+
+
+def proof(kind, before, after, **more):
+    measured = {"kl": 0.06, "top1": 0.89, "perplexity_trained": before, "perplexity_file": after}
+    check = {"name": "model", "holds": True, "measured": measured, "means": "the same"}
+    return {"gguf": f"a-{kind}.gguf", "kind": kind, "holds": True, "checks": [check], "causes": [], **more}
+
+
+def test_after_a_quantized_base_the_loss_is_shown_before_and_after_merging():
+    shown = " ".join(text(proof_table([proof("q4_k_m", 1.01, 1.02, **{"base was quantized": True})])).split())
+    assert "held-out loss 0.0100 before and 0.0198 after merging into the base's de-quantized weights" in shown
+    assert "weights and rounding to q4_k_m" in shown
+    assert "rounding" not in text(proof_table([proof("f16", 1.01, 1.01, **{"base was quantized": True})]))
+    for other in (proof("f16", 1.01, 1.02), proof("f16", None, None, **{"base was quantized": True})):
+        assert "merging" not in text(proof_table([other]))

@@ -19,6 +19,7 @@ from models_tiny import COMMON, byte_level_vocabulary, sentence_piece_vocabulary
 from models_tiny import write_gguf as write_reference
 
 from tunesmith.errors import ModelError, StorageError
+from tunesmith.export import gguf_write
 from tunesmith.export.gguf_vocabulary import _stored_pieces, vocabulary
 from tunesmith.export.gguf_write import write_gguf
 from tunesmith.export.weights import Weights
@@ -392,14 +393,12 @@ def test_the_gguf_package_reads_the_file_too(llama: Path, tmp_path: Path) -> Non
 def test_a_disk_that_fills_leaves_the_older_file_as_it_was(
     llama: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from tunesmith.export.quantize import Quantizer
-
     def full(*_: object) -> bytes:
         raise OSError(errno.ENOSPC, "No space left on device")
 
     target = tmp_path / "model.gguf"
     target.write_bytes(b"older")
-    monkeypatch.setattr(Quantizer, "pack", full)
+    monkeypatch.setattr(gguf_write, "pack", full)
     with pytest.raises(StorageError, match="the disk is full"):
         write_gguf(Weights(llama), llama, target, "f16")
     assert target.read_bytes() == b"older"
@@ -444,6 +443,7 @@ SEVEN_B = """
 import json, resource, sys
 from pathlib import Path
 import numpy as np
+from tunesmith.export import gguf_write
 from tunesmith.export.gguf_write import write_gguf
 
 folder, target = Path(sys.argv[1]), Path(sys.argv[2])

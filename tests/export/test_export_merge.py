@@ -29,8 +29,9 @@ from tunesmith.engines.adapter import fresh
 from tunesmith.engines.base import LoraShape
 from tunesmith.errors import ModelError, StorageError
 from tunesmith.export import merge
+from tunesmith.export.ggml import FIRST_INFINITE, narrow, widen
 from tunesmith.export.merge import write_merged
-from tunesmith.export.weights import FIRST_INFINITE, Weights, narrow, widen
+from tunesmith.export.weights import Weights
 from tunesmith.models.architecture import read_architecture
 from tunesmith.models.safetensors_file import read_header
 

@@ -58,6 +58,7 @@ def test_a_gguf_comes_with_its_proof_and_a_modelfile(trained):
     export(trained, "gguf:f16")
     [proof] = stages.proofs(RunFolder(trained))
     assert proof["holds"]
+    assert proof["base was quantized"] is False
     assert {check["name"] for check in proof["checks"]} >= {"prompt", "model", "end", "ollama"}
     assert proof["sha256"] == stages.files.file_hash(trained / "export" / "sums-f16.gguf")
     written = (trained / "export" / "Modelfile").read_text()
@@ -73,9 +74,9 @@ def test_what_was_exported_is_not_made_again(trained):
 
 
 def test_every_other_format_is_written(trained):
-    export(trained, "lora", "merged", "mlx")
+    export(trained, "lora", "merged", "mlx", "mlx-lora")
     made = {p.name for p in (trained / "export").iterdir()}
-    assert {"sums-lora.gguf", "merged", "mlx-4bit"} <= made
+    assert {"sums-lora.gguf", "merged", "mlx-4bit", "mlx-lora"} <= made
     assert (trained / "export" / "merged" / "model.safetensors").exists()
 
 

@@ -1,18 +1,23 @@
-"""ggml's quantizers give the bytes of the gguf package's own, and the mixtures are llama.cpp's."""
+"""ggml's quantizers give the bytes of the gguf package's own, and whole files are those of llama.cpp's quantizer."""
 
 from __future__ import annotations
 
+import json
+import platform
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import gguf
+import llama_quantizer
 import numpy as np
 import pytest
 from gguf.constants import GGMLQuantizationType as Kind
 
 from tunesmith.errors import EngineError, ModelError
-from tunesmith.export import quantize
-from tunesmith.export.quantize import Quantizer, kind_of, row_bytes
+from tunesmith.export import ggml
+from tunesmith.export.quantize import kind_of, pack, row_bytes
 
+RECORDED = json.loads(Path(__file__).with_name("llama_quantizer.json").read_text())
 # What a standard normal loses: the root of the mean square, measured, with a little room.
 LOSSES = {Kind.Q8_0: 0.006, Kind.Q6_K: 0.019, Kind.Q5_K: 0.038, Kind.Q4_K: 0.075}
 
@@ -24,45 +29,66 @@ def rows() -> np.ndarray:
 
 @pytest.mark.parametrize("kind", [Kind.F32, Kind.F16, Kind.BF16, Kind.Q8_0, Kind.Q4_0, Kind.Q4_1, Kind.Q5_0, Kind.Q5_1])
 def test_bytes_are_those_of_the_gguf_package(kind: Kind, rows: np.ndarray) -> None:
-    assert Quantizer().pack(rows, kind) == gguf.quantize(rows, kind).tobytes()
+    assert pack(rows, kind).tobytes() == gguf.quantize(rows, kind).tobytes()
 
 
 @pytest.mark.parametrize("kind", LOSSES)
 def test_what_is_packed_can_be_unpacked_with_a_small_loss(kind: Kind, rows: np.ndarray) -> None:
-    packed = Quantizer().pack(rows, kind)
+    packed = pack(rows, kind)
     assert len(packed) == len(rows) * row_bytes(768, kind)
-    back = gguf.dequantize(np.frombuffer(packed, np.uint8).reshape(len(rows), -1), kind)
+    back = gguf.dequantize(packed.reshape(len(rows), -1), kind)
     assert np.sqrt(np.mean((back - rows) ** 2)) < LOSSES[kind]
 
 
 def test_rows_in_several_threads_are_the_rows_at_once(rows: np.ndarray) -> None:
-    quantizer = Quantizer()
     with ThreadPoolExecutor(4) as pool:
-        parts = list(pool.map(lambda i: quantizer.pack(rows[i : i + 8], Kind.Q4_K), range(0, 64, 8)))
-    assert b"".join(parts) == quantizer.pack(rows, Kind.Q4_K)
+        parts = list(pool.map(lambda i: pack(rows[i : i + 8], Kind.Q4_K), range(0, 64, 8)))
+    assert b"".join(parts) == pack(rows, Kind.Q4_K).tobytes()
 
 
 def test_rows_that_are_not_contiguous_are_taken_as_they_are(rows: np.ndarray) -> None:
     turned = rows[:, ::-1]
-    assert Quantizer().pack(turned, Kind.Q8_0) == Quantizer().pack(turned.copy(), Kind.Q8_0)
+    np.testing.assert_array_equal(pack(turned, Kind.Q8_0), pack(turned.copy(), Kind.Q8_0))
 
 
-def test_numbers_that_cannot_be_stored_are_refused() -> None:
-    quantizer, rows = Quantizer(), np.ones((2, 256), np.float32)
-    rows[1, 3] = 70000.0
-    with pytest.raises(ModelError, match="bf16"):
-        quantizer.pack(rows, Kind.F16)
+@pytest.mark.parametrize(
+    ("kind", "large"),
+    [(Kind.F16, 7e4), (Kind.Q8_0, 1e7), (Kind.Q5_0, 1e7), (Kind.Q5_1, -7e4), (Kind.Q4_K, 1e8), (Kind.Q5_K, 1e30)],
+)
+def test_a_number_that_makes_a_scale_infinite_is_refused_as_llama_cpp_does(kind: Kind, large: float) -> None:
+    rows = np.ones((2, 256), np.float32)
+    rows[1, 3] = large
+    with pytest.raises(ModelError, match=f"{kind.name}; export it as bf16"):
+        pack(rows, kind)
+    assert len(pack(rows, Kind.BF16)) == 2 * 512
+    rows[1, 3] = 60000.0
+    assert len(pack(rows, kind))
+
+
+def test_numbers_that_are_none_and_rows_that_do_not_fit_are_refused() -> None:
+    rows = np.ones((2, 256), np.float32)
     rows[1, 3] = np.nan
     with pytest.raises(ModelError, match="not finite"):
-        quantizer.pack(rows, Kind.Q4_K)
+        pack(rows, Kind.Q4_K)
     with pytest.raises(ValueError, match="256 at a time"):
-        quantizer.pack(np.ones((2, 100), np.float32), Kind.Q4_K)
+        pack(np.ones((2, 100), np.float32), Kind.Q4_K)
 
 
 def test_a_machine_without_ggml_is_told_so(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(quantize, "shared_library", lambda: "/nowhere/xllamacpp.so")
+    monkeypatch.setattr(ggml, "shared_library", lambda: "/nowhere/xllamacpp.so")
+    monkeypatch.setattr(ggml, "function", ggml.function.__wrapped__)  # nothing that was found before
     with pytest.raises(EngineError, match="pip install xllamacpp"):
-        Quantizer()
+        pack(np.ones((1, 32), np.float32), Kind.Q8_0)
+
+
+@pytest.mark.parametrize("kind", llama_quantizer.KINDS)
+@pytest.mark.parametrize("name", llama_quantizer.CONFIGS)
+def test_files_are_those_of_llama_cpps_own_quantizer_byte_for_byte(name: str, kind: str, tmp_path: Path) -> None:
+    found = llama_quantizer.digest(llama_quantizer.write(llama_quantizer.CONFIGS[name], tmp_path / "model", kind))
+    expected = RECORDED[name][kind]
+    assert found["types"] == expected["types"]
+    if platform.machine() in ("x86_64", "AMD64"):  # elsewhere ggml itself rounds otherwise: a * b + c in one step
+        assert found == expected
 
 
 def mixture(wanted: str, layers: int, name: str, shape: tuple[int, int] = (512, 512)) -> list[int]:

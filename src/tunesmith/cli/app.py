@@ -16,7 +16,7 @@ from tunesmith.cli.console import standard_error, standard_output
 from tunesmith.cli.flags import parse_settings, settings_help, settings_last
 from tunesmith.cli.init import Like
 
-Target = Literal["gguf", "lora", "merged", "mlx", "ollama", "lmstudio"]
+Target = Literal["gguf", "lora", "merged", "mlx", "mlx-lora", "ollama", "lmstudio"]
 Published = Literal["adapter", "gguf", "merged", "mlx"]
 RecipeOrRun = Annotated[Path, Parameter(help="A recipe file, or the folder of a run.")]
 Setting = Annotated[str, Parameter(allow_leading_hyphen=True, help="Settings, as in --train.epochs 3; listed below.")]
@@ -176,8 +176,8 @@ def export(
     name
         The model's name in Ollama: --to ollama NAME.
     to
-        A GGUF file, the adapter alone as GGUF (lora), a Hugging Face folder (merged), a 4-bit MLX folder (mlx), or
-        a GGUF handed to Ollama or LM Studio.
+        A GGUF file, the adapter alone as GGUF (lora) or for mlx-lm (mlx-lora), a Hugging Face folder (merged), a
+        4-bit MLX folder (mlx), or a GGUF handed to Ollama or LM Studio.
     quant
         How the GGUF's weights are stored: f16, bf16, q8_0, q6_k, q5_k_m or q4_k_m.
     """

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -126,6 +127,7 @@ def proof_table(proofs: Sequence[dict[str, Any]]) -> RenderableType:
     table.add_column("file", overflow="fold")
     for heading in ("proof", "KL", "top-1", "perplexity", "task"):
         table.add_column(heading, justify="left" if heading in ("proof", "task") else "right", no_wrap=True)
+    merged: list[RenderableType] = []
     wrong: list[RenderableType] = []
     for proof in proofs:
         checks = {check["name"]: check for check in proof["checks"]}
@@ -137,9 +139,21 @@ def proof_table(proofs: Sequence[dict[str, Any]]) -> RenderableType:
             words.percent(model["top1"]) if model.get("top1") is not None else "–", _perplexities(model),
             _task(proof.get("task")),
         )  # fmt: skip
+        if proof.get("base was quantized") and model.get("perplexity_file"):
+            merged.append(hanging("·", _merging(proof, model), "dim"))
         wrong += [hanging("✗", f"{c['name']}: {c['means']}", "red") for c in checks.values() if not c["holds"]]
         wrong += [hanging("→", visible(cause["sentence"]), "bold red") for cause in proof["causes"]]
-    return Group(table, *wrong)
+    return Group(table, *merged, *wrong)
+
+
+def _merging(proof: dict[str, Any], model: dict[str, Any]) -> str:
+    """What merging into weights that had been quantized before has cost: base with adapter, and the file."""
+    before, after = (math.log(model[f"perplexity_{which}"]) for which in ("trained", "file"))
+    rounded = "" if proof["kind"] in ("f16", "bf16") else f" and rounding to {proof['kind']}"
+    return (
+        f"{visible(proof['gguf'])}: held-out loss {before:.4f} before and {after:.4f} after merging into the base's "
+        f"de-quantized weights{rounded}"
+    )
 
 
 def _small(value: float | None) -> str:

@@ -10,7 +10,7 @@ from tunesmith.settings import GgufKind
 
 KINDS: tuple[GgufKind, ...] = get_args(GgufKind)
 USUAL: GgufKind = "q4_k_m"
-TARGETS = ("gguf", "lora", "merged", "mlx", "ollama", "lmstudio")
+TARGETS = ("gguf", "lora", "merged", "mlx", "mlx-lora", "ollama", "lmstudio")
 
 
 @dataclass(frozen=True)
@@ -21,12 +21,14 @@ class Formats:
     lora: bool = False
     merged: bool = False
     mlx: bool = False
+    mlx_lora: bool = False
     ollama: str | None = None
     lmstudio: bool = False
 
 
 def parse_formats(names: tuple[str, ...]) -> Formats:
-    """From names as in a recipe: "gguf:q8_0", "lora", "merged", "mlx", "ollama:NAME", "lmstudio".
+    """From names as in a recipe: "gguf:q8_0", "lora", "merged", "mlx", "mlx-lora", "ollama:NAME",
+    "lmstudio".
 
     Raises `RecipeError` for a name that is not known.
     """
@@ -48,8 +50,9 @@ def parse_formats(names: tuple[str, ...]) -> Formats:
     if not ggufs and (ollama or "lmstudio" in names):
         ggufs = [USUAL]
     return Formats(
-        tuple(dict.fromkeys(ggufs)), "lora" in names, "merged" in names, "mlx" in names, ollama, "lmstudio" in names
-    )
+        tuple(dict.fromkeys(ggufs)), "lora" in names, "merged" in names, "mlx" in names, "mlx-lora" in names, ollama,
+        "lmstudio" in names,
+    )  # fmt: skip
 
 
 def _others() -> str:

@@ -10,8 +10,9 @@ from gguf.constants import GGMLQuantizationType as Kind
 
 from tunesmith.errors import ModelError
 from tunesmith.export.gguf_metadata import Value, read_form
-from tunesmith.export.gguf_write import Planned, heads_of, interleaved, tensor_place, write_container
+from tunesmith.export.gguf_write import Planned, heads_of, tensor_place, write_container
 from tunesmith.export.weights import Weights
+from tunesmith.models.gguf_import import interleaved
 
 
 def write_gguf_lora(

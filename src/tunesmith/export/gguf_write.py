@@ -20,13 +20,12 @@ from gguf.constants import GGMLQuantizationType as Kind
 from tunesmith.errors import ModelError
 from tunesmith.export.gguf_metadata import Form, Value, read_form
 from tunesmith.export.gguf_vocabulary import vocabulary, wants_rstrip
-from tunesmith.export.quantize import MIXTURES, Quantizer, kind_of, row_bytes
-from tunesmith.export.weights import computed_ahead
+from tunesmith.export.quantize import MIXTURES, kind_of, pack, row_bytes
+from tunesmith.export.weights import SLICE_ITEMS, computed_ahead
 from tunesmith.files import atomic_file
+from tunesmith.models.gguf_import import interleaved
 
 ALIGNMENT = 32
-SLICE_ITEMS = 1 << 20
-"""Weights that one thread packs at once: 4 MB of float32."""
 _UINT32, _FLOAT32, _BOOL, _STRING, _ARRAY, _INT32 = 4, 6, 7, 8, 9, 5
 
 
@@ -147,11 +146,6 @@ def heads_of(name: str, form: Form) -> int:
     return {"q_proj": form.shape.heads, "k_proj": form.shape.kv_heads}.get(name.split(".")[-2], 0)
 
 
-def interleaved(rows: np.ndarray, head: int) -> np.ndarray:
-    """Rows of whole heads, dimension i next to i + head/2 (``LlamaModel.permute`` of llama.cpp's converter)."""
-    return rows.reshape(-1, 2, head // 2, *rows.shape[1:]).swapaxes(1, 2).reshape(rows.shape)
-
-
 def _check_complete(planned: list[Planned], form: Form) -> None:
     """Every layer has the same tensors, and there is a head: a file without one is refused by llama.cpp."""
     names = {t.name for t in planned}
@@ -180,22 +174,21 @@ def write_container(
     on_progress: Callable[[float], None] | None = None,
 ) -> None:
     """A GGUF with these keys and tensors, in this order. Raises what `atomic_file` and the rows raise."""
-    quantizer = Quantizer()
 
-    def pack(job: tuple[int, int]) -> bytes:
+    def packed(job: tuple[int, int]) -> tuple[np.ndarray, bytes]:
         tensor, start = tensors[job[0]], job[1]
         stop = min(start + tensor.step, tensor.height)
         try:
-            packed = quantizer.pack(tensor.rows(start, stop), tensor.kind)
+            values = pack(tensor.rows(start, stop), tensor.kind)
         except ModelError as error:
             raise ModelError(f"{tensor.name}: {error}") from None
-        return packed + bytes(-tensor.nbytes % ALIGNMENT if stop == tensor.height else 0)
+        return values, bytes(-tensor.nbytes % ALIGNMENT if stop == tensor.height else 0)
 
     total, written = sum(_aligned(t.nbytes) for t in tensors), 0
     with atomic_file(target) as file:
         file.write(_header(metadata, tensors))
-        for packed in computed_ahead(pack, _jobs(tensors)):
-            written += file.write(packed)
+        for values, padding in computed_ahead(packed, _jobs(tensors)):
+            written += file.write(values.data) + file.write(padding)
             if on_progress:
                 on_progress(written / total)
 

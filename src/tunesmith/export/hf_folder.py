@@ -41,8 +41,8 @@ def export_folder(base: Path, target: Path) -> Iterator[Path]:
 
     Raises `StorageError` when something else than an earlier export stands there.
     """
-    with storage_errors(target):
-        _check_replaceable(base, target)
+    ours = {*COMPANIONS, "config.json", INDEX, "README.md"}
+    check_replaceable(base, target, lambda name: name in ours or name.endswith(".safetensors"))
     with atomic_folder(target) as folder:
         for name in COMPANIONS:
             if (base / name).is_file():
@@ -50,17 +50,17 @@ def export_folder(base: Path, target: Path) -> Iterator[Path]:
         yield folder
 
 
-def _check_replaceable(base: Path, target: Path) -> None:
-    """`atomic_folder` replaces what stands there: that may be an earlier export and nothing else."""
-    if target.resolve() in (base.resolve(), *base.resolve().parents):
-        raise StorageError(f"{target} holds the base model; choose another folder to export to")
-    if not target.exists():
-        return
-    ours = {*COMPANIONS, "config.json", INDEX, "README.md"}
-    found = sorted(p.name for p in target.iterdir()) if target.is_dir() else [target.name]
-    other = [name for name in found if name not in ours and not name.endswith(".safetensors")]
-    if other:
-        raise StorageError(f"{target} holds {other[0]}, which is not of an export; choose another folder")
+def check_replaceable(base: Path, target: Path, is_ours: Callable[[str], bool]) -> None:
+    """`atomic_folder` replaces what stands there: that may be an earlier export, by its files' names, and nothing
+    else. Raises `StorageError`."""
+    with storage_errors(target):
+        if target.resolve() in (base.resolve(), *base.resolve().parents):
+            raise StorageError(f"{target} holds the base model; choose another folder to export to")
+        if not target.exists():
+            return
+        found = sorted(p.name for p in target.iterdir()) if target.is_dir() else [target.name]
+        if other := [name for name in found if not is_ours(name)]:
+            raise StorageError(f"{target} holds {other[0]}, which is not of an export; choose another folder")
 
 
 def write_shards(

@@ -7,8 +7,9 @@ from typing import Literal
 
 import numpy as np
 
+from tunesmith.export.ggml import TORCH_NAMES, narrow
 from tunesmith.export.hf_folder import OnProgress, decoder_config, export_folder, write_shards
-from tunesmith.export.weights import TORCH_NAMES, Weights, computed_ahead, narrow, spans
+from tunesmith.export.weights import Weights, computed_ahead, spans
 from tunesmith.files import write_json
 from tunesmith.models.safetensors_file import Tensor
 

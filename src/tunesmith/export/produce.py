@@ -15,11 +15,13 @@ from tunesmith.errors import CheckFailed, ModelError, RunError
 from tunesmith.evaluation.evaluate import open_task
 from tunesmith.evaluation.statistics import interval
 from tunesmith.export import lmstudio, ollama
+from tunesmith.export.base_model import is_quantized
 from tunesmith.export.formats import Formats
 from tunesmith.export.gguf_lora import write_gguf_lora
 from tunesmith.export.gguf_write import write_gguf
 from tunesmith.export.llama_server import ask_server
 from tunesmith.export.merge import write_merged
+from tunesmith.export.mlx_adapter import write_mlx_adapter
 from tunesmith.export.mlx_folder import write_mlx
 from tunesmith.export.modelfile import generation_parameters, modelfile
 from tunesmith.export.ollama_template import derive, stops
@@ -65,6 +67,9 @@ class Exporting:
             target = self.folder.export / "mlx-4bit"
             write_mlx(self.weights, self.base.folder, target, on_progress=self._on("quantizing for MLX"))
             yield self._made(self.folder.export / "mlx-4bit")
+        if formats.mlx_lora:
+            write_mlx_adapter(self.folder.adapter, self.base.folder, self.folder.export / "mlx-lora")
+            yield self._made(self.folder.export / "mlx-lora")
         refuse_unproved(self.proofs)
         if formats.ggufs:
             yield from self._modelfile(self._place(f"{formats.ggufs[0]}.gguf"))
@@ -77,6 +82,7 @@ class Exporting:
             self.derived, lambda what, share: self._on(f"proof of {gguf.name}: {what}")(share),
         ).to_json()  # fmt: skip
         made["gguf"], made["sha256"] = gguf.name, files.file_hash(gguf)
+        made["base was quantized"] = is_quantized(self.recipe.model.name)
         if task := self._task(gguf):
             made["task"] = task
         self.proofs.append(made)

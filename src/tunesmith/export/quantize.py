@@ -12,12 +12,13 @@ import math
 import re
 
 import numpy as np
+from gguf import quants
 from gguf.constants import GGML_QUANT_SIZES
 from gguf.constants import GGMLQuantizationType as Kind
 from gguf.constants import LlamaFileType as FileType
 
 from tunesmith.errors import EngineError, ModelError
-from tunesmith.models.llamacpp import shared_library
+from tunesmith.export import ggml
 
 MIXTURES: dict[str, tuple[Kind, FileType]] = {
     "f32": (Kind.F32, FileType.ALL_F32),
@@ -29,54 +30,49 @@ MIXTURES: dict[str, tuple[Kind, FileType]] = {
     "q4_k_m": (Kind.Q4_K, FileType.MOSTLY_Q4_K_M),
 }
 """What may be wanted: the kind most matrices get, and the number the file says of itself."""
-HALF_LIMIT = 65520.0
-"""The smallest number that a 16-bit float rounds to infinity."""
 _NARROW = {Kind.Q4_K: Kind.Q5_0, Kind.Q5_K: Kind.Q5_1, Kind.Q6_K: Kind.Q8_0}
 """What takes the place of a kind whose blocks of 256 do not fit a row."""
 
 
-class Quantizer:
-    """Packs float32 rows into the bytes of a GGUF tensor.
+def pack(rows: np.ndarray, kind: Kind) -> np.ndarray:
+    """The bytes (uint8) of float32 ``rows`` [n, columns] in ``kind``; rows are independent of each other.
 
-    Raises `EngineError` when `xllamacpp` is missing or carries no ggml.
+    May run in several threads at once: Python's lock is free meanwhile. Raises `ModelError` for
+    numbers that are not finite or that 16-bit floats cannot hold, `EngineError` when `xllamacpp` is
+    missing or carries no ggml, `ValueError` where columns do not fit the kind's blocks.
     """
+    data = np.ascontiguousarray(rows, np.float32)
+    count, columns = data.shape
+    size = count * row_bytes(columns, kind)
+    highest = max(float(data.max()), -float(data.min())) if size else 0.0
+    if not highest < math.inf:
+        raise ModelError("its weights hold numbers that are not finite; train again or download the model again")
+    if kind is Kind.F32:
+        return data.reshape(-1).view(np.uint8)
+    packed = ggml.to_half(data).reshape(-1).view(np.uint8) if kind is Kind.F16 else _quantized(data, kind, size)
+    # llama.cpp's quantizer refuses such tensors too; only large weights can bring an infinite scale.
+    if highest >= ggml.FIRST_INFINITE["F16"] and not _is_finite(packed.reshape(count, -1), kind):
+        raise ModelError(f"its weights are too large for the 16-bit floats of {kind.name}; export it as bf16")
+    return packed
 
-    def __init__(self) -> None:
-        try:
-            self._chunk = ctypes.CDLL(str(shared_library())).ggml_quantize_chunk
-        except (OSError, AttributeError) as error:
-            raise EngineError(
-                f"the quantizers of xllamacpp cannot be used ({error}); install it again with: pip install xllamacpp"
-            ) from None
-        number, pointer = ctypes.c_int64, ctypes.c_void_p
-        self._chunk.restype = ctypes.c_size_t
-        self._chunk.argtypes = [ctypes.c_int, pointer, pointer, number, number, number, pointer]
 
-    def pack(self, rows: np.ndarray, kind: Kind) -> bytes:
-        """The bytes of float32 ``rows`` [n, columns] in ``kind``; rows are independent of each other.
+def _quantized(data: np.ndarray, kind: Kind, size: int) -> np.ndarray:
+    number, pointer = ctypes.c_int64, ctypes.c_void_p
+    arguments = (ctypes.c_int, pointer, pointer, number, number, number, pointer)
+    packed = np.empty(size, np.uint8)
+    chunk = ggml.function("ggml_quantize_chunk", ctypes.c_size_t, *arguments)
+    written = chunk(int(kind), data.ctypes.data, packed.ctypes.data, 0, *data.shape, None)
+    if written != size:
+        raise EngineError(
+            f"ggml wrote {written} bytes of {kind.name} where {size} were expected; this version of "
+            f"xllamacpp does not fit this version of gguf"
+        )
+    return packed
 
-        May run in several threads at once: Python's lock is free meanwhile. Raises `ModelError` for
-        numbers that are not finite or that 16-bit floats cannot hold, `ValueError` where columns do
-        not fit the kind's blocks.
-        """
-        data = np.ascontiguousarray(rows, np.float32)
-        count, columns = data.shape
-        size = count * row_bytes(columns, kind)
-        highest = max(float(data.max()), -float(data.min())) if size else 0.0
-        if not highest < math.inf:
-            raise ModelError("its weights hold numbers that are not finite; train again or download the model again")
-        if kind is Kind.F32:
-            return data.tobytes()
-        if kind is Kind.F16 and highest >= HALF_LIMIT:
-            raise ModelError("its weights are too large for 16-bit floats; export it as bf16 or q8_0")
-        packed = ctypes.create_string_buffer(size)
-        written = self._chunk(int(kind), data.ctypes.data, packed, 0, count, columns, None)
-        if written != size:
-            raise EngineError(
-                f"ggml wrote {written} bytes of {kind.name} where {size} were expected; this version of "
-                f"xllamacpp does not fit this version of gguf"
-            )
-        return packed.raw
+
+def _is_finite(packed: np.ndarray, kind: Kind) -> bool:
+    with np.errstate(invalid="ignore", over="ignore"):
+        return bool(np.isfinite(quants.dequantize(packed, kind)).all())
 
 
 def row_bytes(columns: int, kind: Kind) -> int:

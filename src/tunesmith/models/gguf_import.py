@@ -187,11 +187,17 @@ def _tensor(gguf: Gguf, stored: GgufTensor, name: str, config: dict[str, Any]) -
 
 def row_order(name: str, rows: int, config: dict[str, Any]) -> np.ndarray | None:
     """Which stored row comes at each place. llama.cpp turns neighbouring dimensions of a llama's heads
-    by position, Hugging Face dimension i with i + dim/2: its converter interleaves both halves."""
+    by position, Hugging Face dimension i with i + dim/2: its converter interleaves both halves
+    (``LlamaModel.permute``)."""
     heads = {"q_proj": "num_attention_heads", "k_proj": "num_key_value_heads"}.get(name.split(".")[-2])
     if heads is None or config["model_type"] != "llama":
         return None
     return np.arange(rows).reshape(config[heads], -1, 2).swapaxes(1, 2).reshape(-1)
+
+
+def interleaved(rows: np.ndarray, head: int) -> np.ndarray:
+    """The way back, for rows of whole heads of ``head`` dimensions: i next to i + head/2."""
+    return rows.reshape(-1, 2, head // 2, *rows.shape[1:]).swapaxes(1, 2).reshape(rows.shape)
 
 
 def _floats(gguf: Gguf, stored: GgufTensor, raw: np.ndarray) -> np.ndarray:
