@@ -22,7 +22,7 @@ from pathlib import Path
 
 ENGLISH = "table index query cluster replica memory storage engine page lock column vector join plan scan sort merge"
 CHINESE = "数据库 索引 查询 集群 副本 内存 存储 引擎 页面 锁 列 向量 连接 计划 扫描 排序 合并 日志"
-WORDS = f"{ENGLISH} {CHINESE}".split()
+WORDS = [*ENGLISH.split(), *CHINESE.split()]
 
 
 def write_rows(path: Path, megabytes: int) -> None:

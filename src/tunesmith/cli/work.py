@@ -127,6 +127,8 @@ def _program() -> str:
     if shutil.which("tunesmith"):
         return "tunesmith"
     path = Path(sys.argv[0]).absolute()
+    if path.name == "__main__.py":
+        return f"{Path(sys.executable).name} -m tunesmith"
     return str(path.relative_to(Path.cwd())) if path.is_relative_to(Path.cwd()) else str(path)
 
 
