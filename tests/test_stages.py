@@ -104,10 +104,12 @@ def test_a_run_folder_can_be_given_instead_of_its_recipe(recipe):
         stages.open_run(recipe.parent)
 
 
-def test_no_test_rows_is_said_and_the_adapter_stays(recipe):
-    with pytest.raises(SourceError, match="has no test rows"):
-        go(recipe, data__split__test=0)
+def test_without_test_rows_a_run_ends_well_and_says_that_nothing_is_measured(recipe):
+    events = go(recipe, data__split__test=0)
+    assert "nothing is measured: there are no test rows" in events[-1].message
     assert (recipe.parent / "run" / "adapter").exists()
+    with pytest.raises(SourceError, match="there are no test rows"):
+        go(recipe, which=("evaluate",), data__split__test=0)
 
 
 def test_a_disk_that_fills_while_a_checkpoint_is_written_leaves_the_one_before(recipe, monkeypatch):

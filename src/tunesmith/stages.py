@@ -44,6 +44,7 @@ def open_run(
 
 
 Notify = Callable[[Progress], None]
+_NO_TEST_ROWS = "there are no test rows; raise data.split.test, or name a file there, before the next training"
 
 
 def run(folder: RunFolder, recipe: Recipe, *, stages: tuple[str, ...] = STAGES, fresh: bool = False,
@@ -61,6 +62,9 @@ def run(folder: RunFolder, recipe: Recipe, *, stages: tuple[str, ...] = STAGES, 
         for stage in stages:
             if stage == "export" and not recipe.export.formats:
                 continue  # nothing was asked for
+            if stage == "evaluate" and len(stages) > 1 and not report(folder)["rows"]["test"]:
+                yield folder.record(Progress("note", stage=stage, message=f"nothing is measured: {_NO_TEST_ROWS}"))
+                continue  # a training must not end in an error for that
             for progress in work.stage(stage, fresh):
                 yield folder.record(progress)
                 if stage != "train" and stop():
@@ -248,9 +252,7 @@ class _Work:
         self._need("train", "trained")
         rows, tokens = list(prepare.read(self.folder.dataset, "test")), prepare.tokens(self.folder.dataset, "test")
         if not rows:
-            raise SourceError(
-                f"{self.folder} has no test rows to measure on; raise data.split.test or name a test file"
-            )
+            raise SourceError(f"{self.folder}: {_NO_TEST_ROWS}")
         checkpoints = Checkpoints(self.folder.checkpoints)
         steps = checkpoints.milestones() if self.recipe.evaluate.checkpoints else []
 

@@ -76,7 +76,8 @@ def drive(folder: RunFolder, recipe: Recipe, console: Console, *, stages: tuple[
     )
     if stop() and not finished:
         at = f" after step {last.step:,}" if last and last.step else ""
-        raise KeyboardInterrupt(f"stopped{at}; {CONTINUES}")
+        again = "" if last is None or last.stage == "train" else f"the same command does {last.stage} again"
+        raise KeyboardInterrupt(f"stopped{at}; {again or CONTINUES}")
 
 
 def _outcome(folder: RunFolder, stages: tuple[str, ...]) -> dict[str, Any]:
@@ -87,7 +88,7 @@ def _outcome(folder: RunFolder, stages: tuple[str, ...]) -> dict[str, Any]:
         outcome["report"] = rooms.report(folder)
     if "train" in stages:
         outcome["adapter"] = str(folder.adapter)
-    if "evaluate" in stages:
+    if "evaluate" in stages and rooms.report(folder)["rows"]["test"]:
         outcome["results"] = rooms.results(folder)
     if "export" in stages and (proofs := rooms.proofs(folder)):
         outcome["proofs"] = proofs

@@ -130,10 +130,12 @@ class _Preparing:
             done = account.inputs + len(documents)
             yield Progress("working", stage="prepare", message=f"reading {source.path}", done=done)
         self._boilerplate = documents.edges.frozen() if self.data.clean.boilerplate == "remove" else None
+        divided = 0
         for made in self.pool.map(digest, self._document_works(documents)):
             self._take(made, index)
+            divided += made.inputs
             yield Progress(
-                "working", stage="prepare", message=f"dividing {source.path}", done=account.inputs, total=len(documents)
+                "working", stage="prepare", message=f"dividing {source.path}", done=divided, total=len(documents)
             )
 
     def _works(self, items: Iterable[Item], index: int) -> Iterator[Work]:
