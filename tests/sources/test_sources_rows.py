@@ -57,7 +57,8 @@ def test_broken_json_in_the_middle_costs_one_row(tmp_path):
         ('{"text": "a", }', "a comma stands before the end|a key is missing"), ('{text: 1}', "a key is missing"),
         ('{"text": "a\\x"}', "is not doubled"), ('{"text": "a\tb"}', "a bare line break or tab"),
         ('{"text": "a', "a text is not closed"), ('{"text": "a"}{}', "more stands behind its end"),
-        ("[" * 100_000, "nested too deeply"),
+        ("[" * 100_000, "nested too deeply"), ('{"text": "a\0b"}', "it holds a zero byte; take it out$"),
+        ('{"text": "a", "n": ' + "9" * 5000 + "}", "a number has thousands of digits; write it as text"),
     ],
 )  # fmt: skip
 def test_broken_json_is_said_in_words(tmp_path, row, says):

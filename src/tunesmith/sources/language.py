@@ -24,10 +24,13 @@ def may_be_chinese(text: str) -> bool:
 
 
 def looks_traditional(text: str) -> bool:
-    """Whether what was decoded as Big5 is Chinese: nearly all of it in the first of its two planes."""
+    """Whether what was decoded as Big5 is Chinese: nearly all of it in the first of its two planes,
+    and a part with a second byte in ASCII, which EUC-JP and EUC-KR never have."""
     far = _far(text)
-    rare = sum(not b"\xa1" <= c.encode("big5hkscs", "replace")[:1] < b"\xc9" for c in far)
-    return len(far) >= _LEAST and rare <= 0.1 * len(far) and _are_frequent(far, _TRADITIONAL)
+    data = [c.encode("big5hkscs", "replace") for c in far]
+    rare = sum(not b"\xa1" <= c[:1] < b"\xc9" for c in data)
+    low = sum(c[1:] < b"\x80" for c in data)
+    return len(far) >= _LEAST and rare <= 0.1 * len(far) and low >= 0.1 * len(far) and _are_frequent(far, _TRADITIONAL)
 
 
 def looks_japanese(text: str) -> bool:

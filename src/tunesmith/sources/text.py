@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import codecs
+import json
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -180,6 +181,7 @@ def decode(data: bytes) -> str:
 
 
 _JSON = {
+    "Exceeds the limit": "a number has thousands of digits; write it as text, in quotation marks",
     "Expecting value": "a value is missing or not written as JSON has it", "Extra data": "more stands behind its end",
     "Expecting ',' delimiter": "a comma is missing, or a quotation mark in a text has no \\ before it",
     "Expecting ':' delimiter": "a colon is missing behind a key",
@@ -192,6 +194,8 @@ _JSON = {
 
 def json_problem(error: Exception) -> str:
     """Without the place, so that rows broken in one way are counted as one."""
+    if isinstance(error, json.JSONDecodeError) and error.doc[error.pos : error.pos + 1] == "\0":
+        return "it holds a zero byte; take it out"
     said = "it is nested too deeply" if isinstance(error, RecursionError) else str(error).partition(": line ")[0]
     return next((words for begins, words in _JSON.items() if said.startswith(begins)), said)
 
