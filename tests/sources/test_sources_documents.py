@@ -147,7 +147,7 @@ def test_text_between_two_rules_is_no_front_matter(tmp_path):
 
 
 def test_newlines_marks_and_last_zeros_are_put_right(tmp_path):
-    assert good(tmp_path, "a.txt", "\ufeffone\r\ntwo\rthr\0ee\n\n").text == "one\ntwo\nthree"
+    assert good(tmp_path, "a.txt", "\ufeffone\r\ntwo\rthree\n\n\0").text == "one\ntwo\nthree"
 
 
 @pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16", "utf-16-le", "gb18030"])
