@@ -288,5 +288,5 @@ def test_no_json_object_fails_otherwise_than_with_a_reason(row):
     ],
 )
 def test_rows_of_wikisql_say_which_kind_of_source_reads_them(row):
-    with pytest.raises(Unreadable, match='kind = "wikisql", tables = "train.tables.jsonl"'):
+    with pytest.raises(Unreadable, match=r'kind = "wikisql", tables = "train.tables.jsonl"'):
         read_row(row, Origin("rows.jsonl", 1))

@@ -466,5 +466,5 @@ def test_an_empty_file_of_any_kind_is_called_empty(tmp_path, name):
 
 def test_a_database_without_a_table_says_so(tmp_path):
     (tmp_path / "a.db").write_bytes(b"")
-    with pytest.raises(SourceError, match="a.db is a database without a table; fill it or leave it out"):
+    with pytest.raises(SourceError, match=r"a.db is a database without a table; fill it or leave it out"):
         list(read_table(tmp_path / "a.db", "a.db", {}, None, None))
