@@ -146,8 +146,8 @@ def test_text_between_two_rules_is_no_front_matter(tmp_path):
     assert good(tmp_path, "a.md", text).text == text
 
 
-def test_newlines_marks_and_zeros_are_put_right(tmp_path):
-    assert good(tmp_path, "a.txt", "\ufeffone\r\ntwo\rthr\0ee\n\n").text == "one\ntwo\nthree"
+def test_newlines_marks_and_last_zeros_are_put_right(tmp_path):
+    assert good(tmp_path, "a.txt", "\ufeffone\r\ntwo\rthree\n\n\0").text == "one\ntwo\nthree"
 
 
 @pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16", "utf-16-le", "gb18030"])
@@ -298,7 +298,16 @@ def test_an_encrypted_pdf_is_quarantined(tmp_path):
 
 
 def test_a_pdf_without_text_asks_for_ocr(tmp_path):
-    assert reason(tmp_path, "a.pdf", pdf(None)) == "no text in it; a scan needs OCR first"
+    assert reason(tmp_path, "a.pdf", pdf(None)) == (
+        "no text in it: either a scan, which needs OCR first, or damaged; look at it, and copy it again"
+    )
+
+
+def test_zero_bytes_in_the_middle_of_a_text_are_refused_and_those_at_its_end_dropped(tmp_path):
+    assert reason(tmp_path, "a.txt", b"one\ntwo\0\0three, and more text of it") == (
+        "line 2 holds a zero byte; take it out, or save the file again as plain text"
+    )
+    assert good(tmp_path, "b.txt", b"one, and more text of it\0\0").text == "one, and more text of it"
 
 
 @pytest.mark.parametrize("suffix", sorted(DOCUMENTS))

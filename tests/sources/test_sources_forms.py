@@ -278,3 +278,15 @@ def test_no_json_object_fails_otherwise_than_with_a_reason(row):
         return
     assert example.messages[-1].role in ("assistant", "text")
     assert any(m.learn for m in example.messages)
+
+
+@pytest.mark.parametrize(
+    "row",
+    [
+        {"phase": 1, "table_id": "1-1", "question": "who?", "sql": {"sel": 0, "agg": 0, "conds": []}},
+        {"id": "1-1", "header": ["a"], "types": ["text"], "rows": [["x"]]},
+    ],
+)
+def test_rows_of_wikisql_say_which_kind_of_source_reads_them(row):
+    with pytest.raises(Unreadable, match=r'kind = "wikisql", tables = "train.tables.jsonl"'):
+        read_row(row, Origin("rows.jsonl", 1))

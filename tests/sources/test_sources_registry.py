@@ -9,8 +9,10 @@ from typing import Any
 import pytest
 
 from tunesmith.errors import SourceError
+from tunesmith.settings import SourceTable
 from tunesmith.sources.example import Example
 from tunesmith.sources.quarantine import Quarantined
+from tunesmith.sources.read import read_source
 from tunesmith.sources.registry import FILE, read_registered, registered
 from tunesmith.sources.rows import read_rows
 
@@ -140,3 +142,16 @@ def test_the_registry_and_recognition_read_the_same(name, count):
     assert [row.to_json() for row in by_entry if isinstance(row, Example)] == [
         row.to_json() for row in by_itself if isinstance(row, Example)
     ]
+
+
+def test_a_name_like_no_other_is_answered_with_the_names_there_are(tmp_path):
+    path = tmp_path / "dataset_info.json"
+    path.write_text(json.dumps({f"set{n:02}": {"file_name": "a.json"} for n in range(12)}))
+    with pytest.raises(SourceError, match=r"has no data set 'zzz'; it has 'set00', .*'set09' and 2 more"):
+        list(read_registered(path, "zzz", "x"))
+
+
+def test_a_registry_named_alone_asks_for_one_of_its_data_sets(tmp_path):
+    (tmp_path / "dataset_info.json").write_text(json.dumps({"mine": {"file_name": "a.json"}}))
+    with pytest.raises(SourceError, match=r"name one, .dataset_info.json#NAME.; it has .mine."):
+        list(read_source(SourceTable(path="dataset_info.json"), tmp_path))

@@ -57,7 +57,8 @@ def test_broken_json_in_the_middle_costs_one_row(tmp_path):
         ('{"text": "a", }', "a comma stands before the end|a key is missing"), ('{text: 1}', "a key is missing"),
         ('{"text": "a\\x"}', "is not doubled"), ('{"text": "a\tb"}', "a bare line break or tab"),
         ('{"text": "a', "a text is not closed"), ('{"text": "a"}{}', "more stands behind its end"),
-        ("[" * 100_000, "nested too deeply"),
+        ("[" * 100_000, "nested too deeply"), ('{"text": "a\0b"}', "it holds a zero byte; take it out$"),
+        ('{"text": "a", "n": ' + "9" * 5000 + "}", "a number has thousands of digits; write it as text"),
     ],
 )  # fmt: skip
 def test_broken_json_is_said_in_words(tmp_path, row, says):
@@ -136,6 +137,20 @@ def test_rows_in_a_guessed_encoding_say_so(tmp_path):
         for row in read:
             assert isinstance(row, Example)
             assert row.notes == ("read as Shift-JIS (Japanese), which was guessed; save the file as UTF-8",)
+
+
+@pytest.mark.parametrize("encoding", ["cp932", "euc_jp"])
+def test_a_line_whose_bytes_could_begin_utf8_is_read_in_the_encoding_of_its_file(tmp_path, encoding):
+    contents = ["午後から雲が増えるでしょう。", "コーヒーの淹れ方を教えてください。", "気温は二十五度です。"]
+    read = rows_of(tmp_path, lines_of(*contents).encode(encoding))
+    assert texts(read) == contents
+
+
+def test_a_damaged_line_of_a_guessed_encoding_is_not_read_as_chinese(tmp_path):
+    japanese = lines_of(*["午後から雲が増えるでしょう。"] * 2000).encode("cp932")
+    read = rows_of(tmp_path, japanese + lines_of(CHINESE[1]).encode("gbk").replace(b'"}', b'\xff"}') + japanese)
+    assert texts(read)[2000] == NOT_ITS_ENCODING
+    assert sum(isinstance(row, Example) for row in read) == 4000
 
 
 def test_half_a_character_costs_one_row_wherever_it_stands(tmp_path):

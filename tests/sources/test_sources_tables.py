@@ -398,7 +398,7 @@ def test_a_database_that_is_locked_or_broken_is_an_error(tmp_path, monkeypatch):
     with pytest.raises(SourceError, match=r"b\.db is no SQLite database that can be read"):
         read(tmp_path / "b.db")
     (tmp_path / "c.db").write_bytes(b"")
-    with pytest.raises(SourceError, match="has 0 tables"):
+    with pytest.raises(SourceError, match="is a database without a table"):
         read(tmp_path / "c.db")
 
 
@@ -454,3 +454,17 @@ def test_no_line_of_csv_is_lost(tmp_path, data):
     assert rows
     if b'"' not in data and not any(byte > 127 for byte in data):
         assert isinstance(rows[-1], Example)
+
+
+@pytest.mark.parametrize("name", ["a.xlsx", "a.parquet", "a.csv"])
+def test_an_empty_file_of_any_kind_is_called_empty(tmp_path, name):
+    (tmp_path / name).write_bytes(b"")
+    (row,) = read_table(tmp_path / name, name, {}, None, None)
+    assert isinstance(row, Quarantined)
+    assert row.reason == "the file is empty; fill it or leave it out"
+
+
+def test_a_database_without_a_table_says_so(tmp_path):
+    (tmp_path / "a.db").write_bytes(b"")
+    with pytest.raises(SourceError, match=r"a.db is a database without a table; fill it or leave it out"):
+        list(read_table(tmp_path / "a.db", "a.db", {}, None, None))

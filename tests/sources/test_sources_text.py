@@ -6,6 +6,7 @@ import codecs
 
 import pytest
 
+from tunesmith.sources import text as text_module
 from tunesmith.sources.text import SAMPLE, Unreadable, decode, encoding_of
 
 TEXT = "数据库的索引，查询和复制。一种存储引擎：第一章。\nThe index of a database, and more of it."
@@ -43,11 +44,43 @@ def test_what_is_neither_unicode_nor_simplified_chinese_is_a_guess_that_says_so(
     ("data", "says"),
     [(b"\xe9\xff", "too short"), (b"\xff", "too short"), ("资料库".encode("gbk"), "too short"),
      ('{"q":"こんにちは","a":"はい"}'.encode("cp932"), "too little to tell Shift-JIS .* from EUC-KR"),
+     ("東京都千代田区永田町一丁目七番一号".encode("cp932"), "too little to tell"),
+     ("Şifremi unuttum, ne yapmalıyım?".encode("cp1254"), "at best Windows-1252"),
+     ("מהו מסד נתונים? תודה רבה".encode("cp1255"), "too little to tell"),
+     ("東京の天気はどうですか？".encode("cp932") + "오늘 서울은 맑고 기온은 이십오".encode("cp949"), "not UTF-8; "),
      (bytes(range(1, 256)), "not text in any encoding that is known")],
 )  # fmt: skip
 def test_bytes_that_could_be_anything_are_refused(data, says):
     with pytest.raises(Unreadable, match=says):
         encoding_of(data)
+
+
+JAPANESE = "1番目の質問は何ですか？ これは1番目の答えです。とても詳しく書いてあります。"
+KOREAN = "데이터베이스의 색인과 질의에 대해 설명합니다, 세종대왕은 1443년에 훈민정음을 창제하였다"
+TRADITIONAL = "今天臺北晴朗，氣溫二十五度，下午雲量增加。請問退貨要怎麼辦理？"
+
+
+@pytest.mark.parametrize("times", [1, 50])
+@pytest.mark.parametrize(
+    ("text", "encoding"),
+    [(JAPANESE, "cp932"), (JAPANESE, "euc_jp"), (KOREAN, "cp949"), (TRADITIONAL, "big5"), (TEXT, "gbk")],
+)
+def test_no_language_of_east_asia_is_read_as_another(text, encoding, times):
+    data = text.encode(encoding) * times
+    assert data.decode(encoding_of(data)[0]) == text * times
+
+
+@pytest.mark.parametrize("encoding", ["cp932", "euc_jp"])
+@pytest.mark.parametrize("text", ["配送料金一覧表株式会社日本経済新聞社", "契約解除通知書はい平成二十三年度予算案"])
+def test_japanese_with_hardly_any_kana_is_refused_rather_than_read_as_chinese(text, encoding):
+    with pytest.raises(Unreadable, match="save it as UTF-8"):
+        encoding_of(text.encode(encoding))
+
+
+def test_where_two_languages_are_plausible_both_are_named(monkeypatch):
+    monkeypatch.setitem(text_module._LANGUAGES, "cp949", lambda text: True)
+    with pytest.raises(Unreadable, match=r"too little to tell Shift-JIS \(Japanese\) from EUC-KR \(Korean\)"):
+        encoding_of(JAPANESE.encode("cp932"))
 
 
 def test_a_sample_of_a_long_file_may_end_in_the_middle_of_a_guessed_character():

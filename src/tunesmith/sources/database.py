@@ -28,9 +28,11 @@ def read_database(path: Path, table: str | None, query: str | None) -> Iterator[
             if table is None and len(there) == 1:
                 table = there[0]
             views = [name for (name,) in database.execute("SELECT name FROM sqlite_master WHERE type = 'view'")]
+            if not there + views:
+                raise SourceError(f"{path} is a database without a table; fill it or leave it out")
             if table is None or table not in there + views:
                 what = f"no table {table!r}" if table else f"{len(there)} tables"
-                listed = ", ".join(map(repr, there + views)) or "none"
+                listed = ", ".join(map(repr, there + views))
                 raise SourceError(f'{path} has {what}; name one with table = "…", of {listed}')
         cursor = database.execute(query if query is not None else f"SELECT * FROM {quote_name(table or '')}")
         if cursor.description is None:

@@ -22,6 +22,7 @@ CONVERTED = frozenset({".pdf", ".docx", ".pptx", ".html", ".htm", ".epub"})
 DOCUMENTS = PLAIN | CONVERTED
 """The suffixes that are read when a folder is; a file named by itself may have any other, and is plain text then."""
 
+EMPTY = "the file is empty; fill it or leave it out"
 MB = 1 << 20
 LARGEST = 256 * MB
 LARGEST_HTML = 32 * MB
@@ -54,7 +55,7 @@ def read_document(path: Path, name: str, title: str | None = None) -> Document |
             text, own = _converted(path, data)
         else:
             refuse_binary(data, "plain text")
-            text, own = decode(data), None
+            text, own = _without_nuls(decode(data)), None
         matter, text = _front_matter(_tidy(text))
         if len(text) > LONGEST:
             raise Unreadable(
@@ -62,7 +63,7 @@ def read_document(path: Path, name: str, title: str | None = None) -> Document |
             )
         if not text:
             raise Unreadable(
-                "no text in it; a scan needs OCR first"
+                "no text in it: either a scan, which needs OCR first, or damaged; look at it, and copy it again"
                 if suffix == ".pdf"
                 else "no text in it; fill it or leave it out"
             )
@@ -70,6 +71,15 @@ def read_document(path: Path, name: str, title: str | None = None) -> Document |
         return Quarantined(Origin(name), str(reason))
     heading = None if suffix == ".pdf" else first_heading(text)
     return Document(text, title or matter or _one_line(own) or heading or Path(name).stem, Origin(name))
+
+
+def _without_nuls(text: str) -> str:
+    """Padding at the end is dropped; in the middle something is lost, and a document has no notes to say so."""
+    text = text.rstrip("\0")
+    if "\0" in text:
+        line = text[: text.index("\0")].count("\n") + 1
+        raise Unreadable(f"line {line} holds a zero byte; take it out, or save the file again as plain text")
+    return text
 
 
 def read_later(file: Unread) -> Document | Quarantined:
@@ -86,6 +96,8 @@ def check_zip(path: Path, suffix: str) -> None:
     much, or does not hold what its suffix says; `SourceError` when the file cannot be opened."""
     with source_errors(path), _Directory(path) as file:
         head, packed = file.read(64), path.stat().st_size
+        if not packed:
+            raise Unreadable(EMPTY)
         _refuse_other_than_zip(head, suffix)
         try:
             with zipfile.ZipFile(file) as archive:  # type: ignore[arg-type]
@@ -198,7 +210,7 @@ def read_bytes(path: Path) -> bytes:
             raise Unreadable(f"{size // MB:,} MB, more than the {LARGEST // MB} that are read; divide the file")
         data = file.read(LARGEST)
     if not data.strip(b"\0 \t\r\n"):
-        raise Unreadable("the file is empty; fill it or leave it out")
+        raise Unreadable(EMPTY)
     refuse_pointer(data[:64])
     return data
 

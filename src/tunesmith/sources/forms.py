@@ -144,7 +144,15 @@ def _plan(keys: tuple[str, ...], columns: tuple[tuple[Column, str], ...]) -> Pla
     return Plan(form, taken, media, further, not taken.keys().isdisjoint(_MEANT))
 
 
+WIKISQL = (
+    'WikiSQL has such rows; {path = "train.jsonl", kind = "wikisql", tables = "train.tables.jsonl"} '
+    "as the source reads the questions with their tables"
+)
+
+
 def _unknown(row: dict[str, Any], keys: dict[str, str], notes: list[str]) -> list[Message]:
+    if {"header", "rows", "types", "id"} <= row.keys():
+        raise Unreadable(f"no known form: {WIKISQL}")
     there = ", ".join(map(repr, list(row)[:30])) or "nothing"
     raise Unreadable(f"no known form: a row needs {FORMS}, and this one has {there}; columns = {{…}} can name its keys")
 
@@ -173,6 +181,8 @@ def _question(row: dict[str, Any], keys: dict[str, str], notes: list[str]) -> li
     if "chosen" in keys:
         return _chosen(_asked(row, keys, notes), row, keys, notes)
     if isinstance(row[keys["question"]], str):
+        if isinstance(row.get("sql"), dict) and "table_id" in row:
+            raise Unreadable(f"no known form: {WIKISQL}")
         raise Unreadable(f'no known form: "{keys["question"]}" asks, but an answer such as "output" is missing')
     return _asked(row, keys, notes)
 

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from tunesmith.sources.documents import EMPTY
 from tunesmith.sources.table import Row, Table
 from tunesmith.sources.text import Unreadable
 
@@ -16,7 +17,10 @@ BATCH = 1000
 def read_parquet(path: Path) -> Iterator[Table]:
     """The one table of a file. Raises `Unreadable`."""
     with path.open("rb") as file:
-        if file.read(4) != b"PAR1":
+        magic = file.read(4)
+        if not magic:
+            raise Unreadable(EMPTY)
+        if magic != b"PAR1":
             raise Unreadable("not a Parquet file, whatever its name says; give it the right suffix or leave it out")
     import polars as pl
     from polars.exceptions import PanicException

@@ -139,6 +139,8 @@ def _file(source: SourceTable, path: Path, name: str) -> Iterator[Item]:
 
 
 def _rows(source: SourceTable, path: Path, name: str) -> Iterator[Item]:
+    if path.name == registry.FILE:
+        registry.refuse_itself(path)
     entry = registry.registered(path.parent, path.name) if not source.columns else None
     if entry is not None:
         yield from registry.read_registered(path.parent / registry.FILE, entry, name)

@@ -21,6 +21,8 @@ from tunesmith.sources.rows import read_formed
 from tunesmith.sources.text import Unreadable, decode, json_problem, source_errors
 
 FILE = "dataset_info.json"
+NAMED = 10
+"""Data sets that are listed where a name is wrong."""
 
 # Its names for columns, the names that a row has without the entry saying so, and those of `forms`.
 _ALPACA = {"prompt": ("instruction", "instruction"), "query": ("input", "input"), "response": ("output", "output")}
@@ -45,8 +47,9 @@ def read_registered(path: Path, entry: str, name: str) -> Iterator[Example | Qua
     """
     entries = _entries(path)
     if entry not in entries:
-        near = difflib.get_close_matches(entry, entries, 1, cutoff=0) or ["none at all"]
-        raise SourceError(f"{path} has no data set {entry!r}; the nearest is {near[0]!r}")
+        near = difflib.get_close_matches(entry, entries, 1)
+        there = f"the nearest is {near[0]!r}" if near else f"it has {_listed(entries)}"
+        raise SourceError(f"{path} has no data set {entry!r}; {there}")
     described = entries[entry]
     file = path.parent / _file_of(described, entry, path)
     if file.suffix.lower() not in (".json", ".jsonl", ".ndjson"):
@@ -54,6 +57,21 @@ def read_registered(path: Path, entry: str, name: str) -> Iterator[Example | Qua
     if name.endswith(f"{FILE}#{entry}"):  # the lines are those of the data
         name = name.removesuffix(f"{FILE}#{entry}") + described["file_name"]
     yield from read_formed(file, name, partial(_read, entry=described))
+
+
+def _listed(entries: dict[str, dict[str, Any]]) -> str:
+    more = f" and {len(entries) - NAMED:,} more" if len(entries) > NAMED else ""
+    return (", ".join(map(repr, list(entries)[:NAMED])) or "none") + more
+
+
+def refuse_itself(path: Path) -> None:
+    """Raises `SourceError` for a registry that is named as if it held the data; nothing when it is none."""
+    try:
+        entries = _entries(path)
+    except SourceError:
+        return
+    if any({"file_name", "hf_hub_url", "ms_hub_url"} & entry.keys() for entry in entries.values()):
+        raise SourceError(f'{path} lists data sets and holds none; name one, "{FILE}#NAME"; it has {_listed(entries)}')
 
 
 def file_of(path: Path, entry: str) -> Path:

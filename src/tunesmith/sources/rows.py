@@ -21,6 +21,7 @@ from tunesmith.settings import Column
 from tunesmith.sources.cursor import CHUNK, LONGEST, SHOWN, Broken, Cursor
 from tunesmith.sources.example import Example, Origin
 from tunesmith.sources.forms import read_row, with_note
+from tunesmith.sources.language import looks_chinese
 from tunesmith.sources.quarantine import Quarantined
 from tunesmith.sources.text import (
     DAMAGED,
@@ -32,7 +33,6 @@ from tunesmith.sources.text import (
     encoding_of,
     guess_note,
     json_problem,
-    looks_chinese,
     source_errors,
 )  # fmt: skip
 
@@ -177,12 +177,17 @@ def _lines(chunks: Iterator[bytes], name: str, form: Form, encoding: str = "utf-
 
 def _line_in_utf8(raw: bytes, encoding: str) -> bytes:
     """Files are put together from others: a line may be in UTF-8 among lines that are not."""
-    try:
-        if not (_FAR_UTF8.search(raw) and raw.decode()):
-            return raw.decode(encoding).encode()
-    except UnicodeDecodeError:
-        pass
-    return raw
+    if _FAR_UTF8.search(raw):
+        try:
+            raw.decode()
+            return raw
+        except UnicodeDecodeError:  # by accident, then, unless there are many
+            if UTF8_RUN.search(raw):
+                return raw
+    text = raw.decode(encoding, DAMAGED)
+    if encoding == "cp932":
+        text = re.sub("[\ue000-\uf8ff]", "\udcff", text)  # what Python makes of bytes that are none in Shift-JIS
+    return text.encode("utf-8", DAMAGED)
 
 
 def _cut(chunks: Iterator[bytes]) -> Iterator[tuple[int, bytes | tuple[str, str]]]:

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import codecs
+import json
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 from tunesmith.errors import SourceError
+from tunesmith.sources import language
 
 MARKS = (
     (codecs.BOM_UTF8, "utf-8-sig"), (codecs.BOM_UTF32_LE, "utf-32"), (codecs.BOM_UTF32_BE, "utf-32"),
@@ -64,9 +66,10 @@ def encoding_of(sample: bytes) -> tuple[str, str]:
     if _decodes(sample, "utf-8") or _is_damaged_utf8(sample):
         return "utf-8", ""
     for encoding in ("utf-16-le", "utf-16-be"):  # Chinese with hardly a space
-        if looks_chinese(sample.decode(encoding, "ignore")):
+        if language.looks_chinese(sample.decode(encoding, "ignore")):
             return encoding, ""
-    if _decodes(sample, "gb18030") and looks_chinese(sample.decode("gb18030", "ignore")):
+    chinese = _decodes(sample, "gb18030") and language.looks_chinese(sample.decode("gb18030", "ignore"))
+    if chinese and set(_plausible(sample)) <= {"gb18030"}:
         return "gb18030", ""
     encoding = _guessed(sample)
     return encoding, _GUESSES[encoding]
@@ -97,22 +100,6 @@ UTF8_RUN = re.compile(rb"(?:[\xe3-\xed][\x80-\xbf]{2}){4}")
 """Four Chinese, Japanese or Korean characters in UTF-8: in no other encoding do such bytes follow by accident."""
 
 
-def looks_chinese(text: str) -> bool:
-    """Whether what was decoded as GB 18030 is simplified Chinese. Japanese, Korean and Latin texts decode too,
-    but into rare characters, or without the frequent ones."""
-    far = [c for c in text if c > "\x7f"]
-    usual = len("".join(far).encode("gb2312", "ignore")) // 2 - sum("\u3040" <= c <= "\u30ff" for c in far)
-    frequent = sum(c in _FREQUENT for c in far)
-    return usual >= 0.9 * len(far) and frequent >= max(2, 0.08 * len(far))
-
-
-_FREQUENT = frozenset(
-    "的一是不了在人有我他这中大来上国个到说们为子和你地出道也时年得就那要下以生会自着去之过家学对可她里后小么心多天而能"
-    "好都然没日于起还发成事只作当想看文无开手十用主行方又如前所本见经头面公同三已老从动两长知民样现分将外但身些与高意进把"
-    "法此实回二理美点月明其种声全工己话儿者向情部正名定女问力机给等几很业最间新什打便位因重被走电四第门相次东政海口使教西"
-)
-"""A third and more of Chinese prose."""
-
 _GUESSES = {
     "cp1252": "Windows-1252 (Western Europe)", "cp1250": "Windows-1250 (Central Europe)",
     "cp1251": "Windows-1251 (Cyrillic)", "koi8_r": "KOI8-R (Cyrillic)", "cp1253": "Windows-1253 (Greek)",
@@ -125,25 +112,58 @@ _LEAST = 16
 """Bytes without which there is nothing to guess from."""
 
 
+_LANGUAGES = {
+    "cp932": language.looks_japanese, "euc_jp": language.looks_japanese, "cp949": language.looks_korean,
+    "big5hkscs": language.looks_traditional, "gb18030": language.may_be_chinese,
+}  # fmt: skip
+"""What tells whether a text decoded so is any: nearly all bytes decode in each of them."""
+_SCRIPTS = _LANGUAGES | {
+    "cp1252": language.looks_western, "cp1250": language.looks_latin, "cp1254": language.looks_latin,
+    "cp1251": language.looks_cyrillic, "koi8_r": language.looks_cyrillic, "cp1253": language.looks_greek,
+    "cp1255": language.looks_hebrew, "cp1256": language.looks_arabic,
+}  # fmt: skip
+"""What a guess must look like."""
+
+
+def _plausible(sample: bytes) -> list[str]:
+    """Of `_LANGUAGES`, those in which the bytes are text of the language."""
+    return [
+        encoding
+        for encoding, looks in _LANGUAGES.items()
+        if _decodes(sample, encoding) and looks(sample.decode(encoding, "ignore"))
+    ]
+
+
 def _guessed(sample: bytes) -> str:
     """The likeliest encoding. Raises `Unreadable` where none is, or several are."""
-    from charset_normalizer import from_bytes
-
     if len(sample) < _LEAST:
         raise Unreadable("not UTF-8, and too short to tell what else it is; save it as UTF-8")
     if len(sample) >= SAMPLE:
         sample = sample[: sample.rfind(b"\n") + 1] or sample  # not to end in the middle of a character
-    found = [(match.chaos, -match.coherence, match) for match in from_bytes(sample, cp_isolation=list(_GUESSES))]
-    best = min((one[:2] for one in found), default=None)
-    names = [name for *rank, match in found if tuple(rank) == best for name in match.could_be_from_charset]
+    names = _plausible(sample) or _by_chance(sample)
     if not names:
         raise Unreadable("not text in any encoding that is known; save it as UTF-8")
-    if names[0] in ("cp1250", "cp1252") and "cp1252" in names:  # where these two are alike, most people's is Western
-        return "cp1252"
     if len(names) > 1:
         alike = " from ".join(_GUESSES[name] for name in names[:2])
         raise Unreadable(f"not UTF-8, and too little to tell {alike}; save it as UTF-8")
     return names[0]
+
+
+def _by_chance(sample: bytes) -> list[str]:
+    """The encodings that make the least chaos of the bytes. Raises `Unreadable` when what
+    comes out does not look like it: rubbish would be taught."""
+    from charset_normalizer import from_bytes
+
+    found = [(match.chaos, -match.coherence, match) for match in from_bytes(sample, cp_isolation=list(_GUESSES))]
+    best = min((one[:2] for one in found), default=None)
+    names = [name for *rank, match in found if tuple(rank) == best for name in match.could_be_from_charset]
+    if names and names[0] in ("cp1250", "cp1252") and "cp1252" in names:
+        names = ["cp1252"]  # where these two are alike, most people's is Western
+    if len(names) == 1 and not _SCRIPTS[names[0]](sample.decode(names[0], "ignore")):
+        raise Unreadable(
+            f"not UTF-8; at best {_GUESSES[names[0]]}, of which it makes no text to be trusted; save it as UTF-8"
+        )
+    return names
 
 
 def decode(data: bytes) -> str:
@@ -161,6 +181,7 @@ def decode(data: bytes) -> str:
 
 
 _JSON = {
+    "Exceeds the limit": "a number has thousands of digits; write it as text, in quotation marks",
     "Expecting value": "a value is missing or not written as JSON has it", "Extra data": "more stands behind its end",
     "Expecting ',' delimiter": "a comma is missing, or a quotation mark in a text has no \\ before it",
     "Expecting ':' delimiter": "a colon is missing behind a key",
@@ -173,6 +194,8 @@ _JSON = {
 
 def json_problem(error: Exception) -> str:
     """Without the place, so that rows broken in one way are counted as one."""
+    if isinstance(error, json.JSONDecodeError) and error.doc[error.pos : error.pos + 1] == "\0":
+        return "it holds a zero byte; take it out"
     said = "it is nested too deeply" if isinstance(error, RecursionError) else str(error).partition(": line ")[0]
     return next((words for begins, words in _JSON.items() if said.startswith(begins)), said)
 
