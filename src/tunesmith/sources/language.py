@@ -122,4 +122,4 @@ _HANGUL = frozenset(
     "혼확황효후희히람랑량런류률른를름림립먹멀명몇못몸밖받밤번벌봐속손송순쉬습싸씨앞애양얼엄엇열온올완왜욕움원읽잠존죽줄즉"
     "짜쪽참창카코키택톡판펴풀하함께까끼꼭끝난날남낮내년념녀능님다닌달답덕던돌돈둘득들듯등따딸떠떤떨뜻려답많맞매맛머먼메및"
 )
-"""Nine tenths of Korean prose."""
+"""Frequent syllables of Korean prose, from memory."""
