@@ -199,20 +199,23 @@ def cache_folder() -> Path:
     return (Path(shared) if shared else Path.home() / ".cache") / "tunesmith"
 
 
-def try_lock(handle: int) -> bool:
-    """Keep other processes from locking this open file too, until it is closed. False when one does."""
+def try_lock(handle: int, *, shared: bool = False) -> bool:
+    """Keep other processes from locking this open file too, until it is closed; with ``shared``, only from locking it
+    alone. False when one does."""
     try:
         import fcntl
     except ImportError:  # Windows
         import msvcrt
 
         try:
+            if shared:
+                return True  # there is no such lock
             msvcrt.locking(handle, msvcrt.LK_NBLCK, 1)  # pyright: ignore[reportAttributeAccessIssue]
         except OSError:
             return False
         return True
     try:
-        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        fcntl.flock(handle, (fcntl.LOCK_SH if shared else fcntl.LOCK_EX) | fcntl.LOCK_NB)
     except BlockingIOError:
         return False
     except OSError:

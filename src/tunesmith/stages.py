@@ -229,6 +229,7 @@ class _Work:
         prefix = yield from self._plan("train", *rows).carry_out(engine, self.stop)
         self.stopped = self.stop()
         if prefix is None and not self.stopped:
+            del engine  # two of them may not fit
             return self.engine, None
         return engine, prefix
 
@@ -265,7 +266,7 @@ class _Work:
             Candidate("tuned", arrays(self.folder.adapter), asked=True),
         ]
         prefix = None
-        if self._below:
+        if self._below and any(task.kind == "loss" for task in self.recipe.evaluate.tasks):
             plan = self._plan("evaluate", [tokens[i][0] for i in range(len(tokens))], len(candidates))
             prefix = yield from plan.carry_out(self.engine, lambda: False)
         evaluation = Evaluation(

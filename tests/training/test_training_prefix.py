@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import resource
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -9,7 +12,6 @@ from typing import Any
 import numpy as np
 import pytest
 
-from tunesmith import files
 from tunesmith.engines.base import LoraShape
 from tunesmith.engines.fake import WIDTH, FakeEngine
 from tunesmith.training import prefix as prefixes
@@ -84,28 +86,62 @@ def test_a_full_disk_stops_the_keeping_and_not_the_run(monkeypatch: pytest.Monke
     def full(*_: Any) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(prefixes.os, "fsync", full)
-    (note,), kept = carried_out()
+    with monkeypatch.context() as patch:
+        patch.setattr(prefixes.os, "fsync", full)
+        (note,), kept = carried_out()
     assert kept is None
     assert "cannot be kept: the disk is full" in note
 
 
+@pytest.mark.parametrize("room", [100, 700])
+def test_a_file_that_may_grow_no_further_is_not_the_end_of_a_run(room: int) -> None:
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (room, hard))
+    try:
+        (note,), kept = carried_out()
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    assert kept is None
+    assert "cannot be kept" in note
+    fill(opened())
+    np.testing.assert_array_equal(opened().of(ROWS[2]), engine().prefix([ROWS[2]])[0])
+
+
 def test_a_disk_with_too_little_room_is_seen_before_anything_is_computed(monkeypatch: pytest.MonkeyPatch) -> None:
+    fill(opened("other"))
     monkeypatch.setattr(prefixes, "SPARE", 1 << 60)
-    fill_other = files.cache_folder() / "prefix" / "other"
-    fill_other.mkdir(parents=True)
     (note,), kept = carried_out()
     assert kept is None
     assert "GB are free" in note
-    assert not fill_other.exists()  # what other runs left goes first
+    assert not opened("other").missing(ROWS)  # it would not have been enough
+
+
+def test_what_no_run_uses_makes_room_the_oldest_first(monkeypatch: pytest.MonkeyPatch) -> None:
+    for age, name in ((30, "old"), (20, "older but in use"), (10, "new")):
+        fill(opened(name))
+        os.utime(opened(name).folder, (time.time() - age, time.time() - age))
+    used = opened("older but in use")
+    os.utime(used.folder, (0, 0))
+    free = prefixes.shutil.disk_usage(used.folder)
+    monkeypatch.setattr(prefixes, "SPARE", free.free)
+    monkeypatch.setattr(prefixes.shutil, "disk_usage", lambda _: free)
+    fill(opened())
+    left = [name for name in ("old", "older but in use", "new") if not opened(name).missing(ROWS)]
+    assert left == ["older but in use", "new"]
+
+
+def test_what_is_there_is_used_however_full_the_disk_is(monkeypatch: pytest.MonkeyPatch) -> None:
+    fill(opened())
+    monkeypatch.setattr(prefixes, "SPARE", 1 << 60)
+    assert carried_out()[1] is not None
 
 
 def test_too_few_passes_keep_nothing() -> None:
     (note,), kept = carried_out(passes=1)
     assert kept is None
-    assert "too few passes" in note
-    assert "(computed once, " in carried_out(passes=2)[0][0]
-    assert "kept from an earlier run" in carried_out(passes=1)[0][0]  # nothing is missing any more
+    assert "there are too few" in note
+    assert "computed once for all passes (0.0 GB on disk)" in carried_out(passes=2)[0][0]
+    assert "from an earlier run" in carried_out(passes=1)[0][0]  # nothing is missing any more
 
 
 def test_a_stop_leaves_what_was_written() -> None:

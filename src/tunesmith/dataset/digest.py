@@ -45,7 +45,7 @@ KEYS = np.dtype([
 class Work:
     """One piece of a source, small enough to be sent to another process."""
 
-    pieces: Block | Sequence[Example | Document | Unread]
+    pieces: Block | Sequence[Example | Document | Unread | Quarantined]
     data: DataSettings
     model: Path
     """The model's folder: a document is divided by its tokens."""

@@ -43,7 +43,7 @@ class Pool(AbstractContextManager["Pool"]):
         waiting: deque[Future[Result]] = deque()
         try:
             for task in tasks:
-                if not waiting and not self._is_ready():
+                if not self._is_ready():
                     yield do(task)
                     continue
                 waiting.append(self._started().submit(do, task))
@@ -54,7 +54,7 @@ class Pool(AbstractContextManager["Pool"]):
         except BrokenProcessPool:
             if not self._begun[0].done() or self._begun[0].exception():
                 raise EngineError(
-                    "no further process can be started; a script of yours that prepares data must do so under "
+                    "no further process can be started: memory is full, or a script of yours must prepare data under "
                     '`if __name__ == "__main__":`, because every process reads it again'
                 ) from None
             raise OutOfMemory(

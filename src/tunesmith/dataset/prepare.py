@@ -123,7 +123,7 @@ class _Preparing:
         account = self.tally.accounts[index]
         documents = _Documents(self.scratch / "documents")
         items = read_source(source, Path(self.data.folder))
-        for made in self.pool.map(digest, self._works(items, index)):
+        for made in self.pool.map(digest, self._works(items)):
             for document in made.documents:
                 documents.add(document)
             self._take(made, index)
@@ -138,21 +138,19 @@ class _Preparing:
                 "working", stage="prepare", message=f"dividing {source.path}", done=divided, total=len(documents)
             )
 
-    def _works(self, items: Iterable[Item], index: int) -> Iterator[Work]:
+    def _works(self, items: Iterable[Item]) -> Iterator[Work]:
         """Pieces for the processes, of about `PIECE` bytes."""
-        pieces, size = list[Example | Unread](), 0
+        pieces, size = list[Example | Unread | Quarantined](), 0
         for item in items:
-            if isinstance(item, Block):
-                yield Work(item, self.data, self.model)
-            elif isinstance(item, Quarantined):
-                self.tally.accounts[index].inputs += 1
-                self._put_in_quarantine(item, index)
-            else:
+            block = isinstance(item, Block)
+            if not block:
                 pieces.append(item)
-                size += item.size
-                if size > PIECE:
-                    yield Work(pieces, self.data, self.model)
-                    pieces, size = [], 0
+                size += len(item.text) if isinstance(item, Quarantined) else item.size
+            if pieces and (block or size > PIECE):  # everything in its order, however many processes there are
+                yield Work(pieces, self.data, self.model)
+                pieces, size = [], 0
+            if block:
+                yield Work(item, self.data, self.model)
         if pieces:
             yield Work(pieces, self.data, self.model)
 

@@ -11,8 +11,10 @@ import hashlib
 import os
 import shutil
 import time
+import weakref
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import IO
 
 import numpy as np
@@ -20,6 +22,7 @@ import numpy as np
 from tunesmith import files
 from tunesmith.engines.base import Engine
 from tunesmith.errors import StorageError
+from tunesmith.models.find import IMPORTER
 from tunesmith.progress import Progress
 
 BLOCK = 8192
@@ -28,6 +31,9 @@ SPARE = 2 << 30
 """Bytes of the disk that stay free."""
 PAYS = 1.3
 """Tokens that would go through the lower layers, for each that does so once: below that it is not worth the disk."""
+
+VERSION = 1
+"""Raised when an engine gives other states for the same model: what was kept before is then not used."""
 
 _ENTRY = np.dtype([("key", "u8", 2), ("start", "i8"), ("length", "i8")])
 Row = Sequence[int] | np.ndarray
@@ -40,12 +46,15 @@ class Prefix:
     """
 
     def __init__(self, model: str, below: int, width: int, engine: Engine) -> None:
-        identity = [model, below, width, engine.precision, engine.name]
+        identity = [VERSION, IMPORTER, model, below, width, engine.precision, engine.name]
         self.folder = files.cache_folder() / "prefix" / files.value_hash(identity)[:24]
         self.dtype, self.width = np.dtype(np.uint16 if engine.precision == "bf16" else np.float32), width
         with files.storage_errors(self.folder):
             self.folder.mkdir(parents=True, exist_ok=True)
             os.utime(self.folder)  # when it was used last
+            in_use = os.open(self.folder / "in-use", os.O_RDWR | os.O_CREAT, 0o644)
+        weakref.finalize(self, os.close, in_use)
+        files.try_lock(in_use, shared=True)
         self._load()
 
     def _load(self) -> None:
@@ -55,9 +64,9 @@ class Prefix:
         entries = np.frombuffer(raw[: len(raw) // _ENTRY.itemsize * _ENTRY.itemsize], _ENTRY)
         rows = states.stat().st_size // self.bytes_of(1) if states.exists() else 0
         whole = (entries["start"] >= 0) & (entries["length"] > 0) & (entries["start"] + entries["length"] <= rows)
-        entries = entries[whole]
+        entries = entries[: len(entries) if whole.all() else int(np.argmin(whole))]
+        self._map = np.memmap(states, self.dtype, "r", shape=(rows, self.width)) if len(entries) else None
         self._entries = entries[np.argsort(entries["key"][:, 0], kind="stable")]
-        self._map = np.memmap(states, self.dtype, "r", shape=(rows, self.width)) if rows else None
 
     def of(self, ids: Row) -> np.ndarray | None:
         """States [length, width] of a row, or None."""
@@ -79,7 +88,11 @@ class Prefix:
 
     def fill(self, engine: Engine, rows: Sequence[Row], stop: Callable[[], bool]) -> Iterator[Progress]:
         """Compute what is not there yet. Raises `StorageError` when the disk is full: what was written stays."""
-        with (self.folder / "states").open("ab") as states, (self.folder / "index").open("ab") as index:
+        with (
+            files.storage_errors(self.folder),  # closing writes too
+            (self.folder / "states").open("ab") as states,
+            (self.folder / "index").open("ab") as index,
+        ):
             while not files.try_lock(index.fileno()):  # it ends when the file is closed
                 yield Progress("working", message="waiting for another run that computes the lower layers")
                 if stop():
@@ -88,7 +101,8 @@ class Prefix:
             self._mend(states, index)
             missing = sorted(self.missing(rows), key=len, reverse=True)
             total, done = sum(map(len, missing)), 0
-            self._make_room(self.bytes_of(total))
+            if missing:
+                self._make_room(self.bytes_of(total))
             for block in _blocks(missing):
                 yield Progress("working", message="computing the lower layers, once", done=done, total=total)
                 if stop():
@@ -99,38 +113,50 @@ class Prefix:
     def _mend(self, states: IO[bytes], index: IO[bytes]) -> None:
         """Take away what a crash left half: an entry without its states would be that of the next row's."""
         self._load()
-        with files.storage_errors(self.folder):
-            if index.seek(0, os.SEEK_END) != self._entries.nbytes:
-                index.truncate(0)
-                index.write(self._entries.tobytes())
-                index.flush()
-            end = max((self._entries["start"] + self._entries["length"]).tolist(), default=0)
-            states.truncate(self.bytes_of(end))
+        index.truncate(self._entries.nbytes)
+        end = max((self._entries["start"] + self._entries["length"]).tolist(), default=0)
+        states.truncate(self.bytes_of(end))
 
     def _make_room(self, needed: int) -> None:
-        """Remove what other models and runs left, what was not used for longest first. Raises `StorageError`."""
-        others = sorted((p for p in self.folder.parent.iterdir() if p != self.folder), key=lambda p: p.stat().st_mtime)
-        while (free := shutil.disk_usage(self.folder).free) < needed + SPARE:
-            if not others:
-                raise StorageError(
-                    f"{needed / 1e9:.1f} GB are needed in {self.folder.parent}, and {free / 1e9:.1f} GB are free"
-                )
-            shutil.rmtree(others.pop(0), ignore_errors=True)
+        """Remove what no run uses, what was not used for longest first, if that is enough. Raises `StorageError`."""
+        free = shutil.disk_usage(self.folder).free
+        others = [p for p in self.folder.parent.iterdir() if p != self.folder and _is_idle(p)]
+        sizes = {p: sum(f.stat().st_size for f in p.iterdir()) for p in others}
+        if free + sum(sizes.values()) < needed + SPARE:
+            raise StorageError(
+                f"{needed / 1e9:.1f} GB are needed in {self.folder.parent}, and {free / 1e9:.1f} GB are free"
+            )
+        for other in sorted(others, key=lambda p: p.stat().st_mtime):
+            if free >= needed + SPARE:
+                return
+            shutil.rmtree(other, ignore_errors=True)
+            free += sizes[other]
 
     def _add(self, rows: Sequence[Row], found: Sequence[np.ndarray], states: IO[bytes], index: IO[bytes]) -> None:
         """Append rows: states first, and their entries only when those are on disk."""
         entries = np.empty(len(rows), _ENTRY)
-        with files.storage_errors(self.folder):
-            start = states.seek(0, os.SEEK_END) // self.bytes_of(1)
-            for i, (ids, row) in enumerate(zip(rows, found, strict=True)):
-                entries[i] = _key(ids), start, len(ids)
-                states.write(np.ascontiguousarray(row).tobytes())
-                start += len(ids)
-            states.flush()
-            os.fsync(states.fileno())
-            index.write(entries.tobytes())
-            index.flush()
+        start = states.seek(0, os.SEEK_END) // self.bytes_of(1)
+        for i, (ids, row) in enumerate(zip(rows, found, strict=True)):
+            entries[i] = _key(ids), start, len(ids)
+            states.write(np.ascontiguousarray(row).tobytes())
+            start += len(ids)
+        states.flush()
+        os.fsync(states.fileno())
+        index.write(entries.tobytes())
+        index.flush()
         self._load()
+
+
+def _is_idle(folder: Path) -> bool:
+    """Whether no run has it open."""
+    try:
+        handle = os.open(folder / "in-use", os.O_RDWR)
+    except OSError:
+        return folder.is_dir()
+    try:
+        return files.try_lock(handle)
+    finally:
+        os.close(handle)
 
 
 @dataclass(frozen=True)
@@ -153,22 +179,24 @@ class Plan:
             missing = prefix.missing(self.rows)
             tokens, new = sum(map(len, self.rows)), sum(map(len, missing))
             if self.passes * tokens < PAYS * new:
-                yield self._note("every step computes", "too few passes over the rows to keep what they give")
+                yield self._note("computed again in every pass", "there are too few to keep what they give")
                 return None
-            for progress in prefix.fill(engine, missing, stop):
+            for progress in prefix.fill(engine, missing, stop) if missing else ():
                 yield replace(progress, stage=self.stage)
-        except StorageError as error:
-            yield self._note("every step computes", f"what they give cannot be kept: {error}")
+            if stop():
+                return None
+            if prefix.missing(self.rows):
+                raise StorageError(f"{prefix.folder} was taken away meanwhile")
+        except (StorageError, OSError, ValueError) as error:  # ValueError: a file cut while it was mapped
+            yield self._note("computed again in every pass", f"what they give cannot be kept: {error}")
             return None
-        if stop():
-            return None
-        when = "kept from an earlier run" if not missing else "computed once"
-        yield self._note("no step computes", f"{when}, {prefix.bytes_of(tokens) / 1e9:.1f} GB on disk")
+        size = f"{prefix.bytes_of(tokens) / 1e9:.1f} GB on disk"
+        yield self._note("computed once for all passes", size if missing else f"{size} from an earlier run")
         return prefix
 
     def _note(self, what: str, why: str) -> Progress:
-        layers = "frozen layer" if self.below == 1 else f"{self.below} frozen layers"
-        return Progress("note", stage=self.stage, message=f"{what} the {layers} ({why})")
+        layers = "the frozen layer is" if self.below == 1 else f"the {self.below} frozen layers are"
+        return Progress("note", stage=self.stage, message=f"{layers} {what} ({why})")
 
 
 def _key(ids: Row) -> tuple[int, int]:
