@@ -32,6 +32,7 @@ REPORT = {
     "conflicts": [],
     "near_duplicates": [],
     "leaks": [],
+    "quarantine": [],
 }
 RESULTS = [{"model": "base", "split": "test", "loss": 2.0, "perplexity": 7.4, "tasks": {}}]
 
