@@ -250,6 +250,21 @@ def test_learned_tokens_are_marked_and_the_pieces_are_the_row():
     assert row.count('class="s"') == sum(special for *_, special in SAMPLES[1].tokens)
 
 
+def test_a_closed_row_shows_what_it_asks_and_a_text_how_it_begins():
+    told = [("<|im_start|>", False, True), ("You are a helpful assistant", False, False), ("A text", True, False)]
+    shown = check_page(EMPTY, [Sample("a:1", told, "How do I\nreset it?"), Sample("a:2", told[2:])], "t")
+    first, second = re.findall("<summary>(.*?)</summary>", shown)
+    assert "How do I reset it?" in first
+    assert "helpful" not in first
+    assert "A text" in second
+
+
+def test_where_the_page_is_narrow_every_number_of_the_account_keeps_its_heading(page):
+    headings = re.findall(r'<th scope="col">([^<]*)</th>', check_page(REPORT, [], "t"))[1:7]
+    told = [cell["data-of"] for cell in page.all("td") if "data-of" in cell]
+    assert told == headings * (len(SOURCES) + 1)
+
+
 def test_a_mask_that_teaches_nothing_is_said():
     nothing = Sample("a:1", [("x", False, False)])
     assert "Nothing in these rows is learned." in check_page(EMPTY, [nothing], "t")
