@@ -69,3 +69,7 @@ def test_values_on_the_command_line_are_read_as_toml_or_as_text():
 
 def test_every_setting_has_a_help_text():
     assert [name for name, (_, text) in every_field().items() if not text] == []
+
+
+def test_every_help_text_is_one_line_that_a_row_of_a_table_can_hold():
+    assert [name for name, (_, text) in every_field().items() if "\n" in text or "|" in text] == []

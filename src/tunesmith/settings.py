@@ -299,7 +299,8 @@ def every_field(section: type[Section] = Recipe, prefix: str = "") -> dict[str, 
         if isinstance(field.default, Section):
             fields |= every_field(type(field.default), f"{prefix}{name}.")
         else:
-            fields[prefix + name] = (field.default, field.description or "")
+            # One line: a line break in the code is none in a row of a table.
+            fields[prefix + name] = (field.default, " ".join((field.description or "").split()))
     return fields
 
 
