@@ -215,6 +215,11 @@ def test_nothing_to_train_on_is_an_error_with_the_first_reason(tmp_path, model):
         build(settings(tmp_path, [{"a": 1}, {"b": 2}]), model)
 
 
+def test_one_row_that_cannot_be_trained_on_is_called_one_row(tmp_path, model):
+    with pytest.raises(SourceError, match=r"^1 row was read and cannot be trained on, rows.jsonl:1: no known form"):
+        build(settings(tmp_path, [{"a": "b"}], split=ALL), model)
+
+
 def test_a_dataset_that_cannot_be_written_leaves_the_old_one(tmp_path, model, monkeypatch):
     folder, _ = build(settings(tmp_path, pairs(10)), model)
     before = (folder / "train.jsonl").read_bytes()
