@@ -144,6 +144,7 @@ def test_debug_shows_the_traceback_of_a_mendable_error(monkeypatch, capsys):
         ["run", "shop.toml", "--train.epochs"],
         ["run", "shop.toml", "stray"],
         ["run", "shop.toml", "--jsn"],
+        ["check", "shop.toml", "--run", "runs/shop"],
         ["ruun", "shop.toml"],
         ["compare", "runs/x", "--jsn"],
         ["models", "--verify"],
