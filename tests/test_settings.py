@@ -24,7 +24,19 @@ def test_only_sources_is_required():
         ({"train": {"learning_rate": -1}}, "train.learning_rate: input should be greater than 0"),
         ({"train": {"schedule": "cosin"}}, "train.schedule: input should be 'cosine', 'linear' or 'constant'"),
         ({"data": {"sources": ["a"], "split": {"valid": 2}}}, "data.split.valid: input should be less than 1"),
-        ({"evaluate": {"tasks": ["sqll"]}}, "'sqll'"),
+        ({"evaluate": {"tasks": ["sqll"]}}, "did you mean 'sql'?"),
+        ({"evaluate": {"tasks": "loss"}}, 'evaluate.tasks: write it in brackets, ["loss"]'),
+        (
+            {"data": {"sources": [{"path": "a", "colums": {}}]}},
+            "data.sources.0.colums is not a setting; did you mean columns?",
+        ),
+        (
+            {"data": {"sources": [{"path": "a", "zzz": 1}]}},
+            "data.sources.0.zzz is not a setting; there are path, kind, columns",
+        ),
+        ({"data": {"sources": [{"path": "a", "kind": "blogindex"}]}}, "did you mean 'blog-index'?"),
+        ({"data": {"sources": [{"path": "a", "columns": {"questoin": "F"}}]}}, "did you mean 'question'?"),
+        ({"data": {"sources": ["a"], "split": {"test": [{"path": "a", "colums": {}}]}}}, "did you mean columns?"),
         ({"data": {"sources": ["a"], "split": {"valid": 0.6, "test": 0.5}}}, "leave no rows to train on"),
         ({"evaluate": {"tasks": ["sql"]}}, "needs database"),
     ],
@@ -34,6 +46,34 @@ def test_a_wrong_setting_is_named_with_what_would_be_right(values, says):
         make_recipe({**ROWS, **values})
     assert says in str(caught.value)
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("flags", "says"),
+    [
+        ({"train.epoch": 3}, "--train.epoch is not a setting; did you mean --train.epochs?"),
+        ({"trian.epochs": 3}, "--trian.epochs is not a setting; did you mean --train.epochs?"),
+        ({"train.epochs": 0}, "--train.epochs: input should be greater"),
+        ({"data.sources": [{"path": "a", "colums": {}}]}, "--data.sources: data.sources.0.colums is not a setting"),
+        ({"data.split.valid": 0.95}, "recipe.toml with --data.split.valid: data.split: valid and test together leave"),
+    ],
+)
+def test_a_wrong_flag_is_named_and_not_the_file(flags, says):
+    with pytest.raises(RecipeError) as caught:
+        make_recipe(ROWS, flags, where="recipe.toml")
+    assert str(caught.value).startswith(says)
+
+
+def test_a_fault_of_the_file_names_the_file_whatever_the_flags():
+    with pytest.raises(RecipeError, match=r"^recipe\.toml: train\.epoch is not a setting"):
+        make_recipe({**ROWS, "train": {"epoch": 3}}, {"train.batch": 2}, where="recipe.toml")
+
+
+@pytest.mark.parametrize("one", ["a.jsonl", {"path": "a.jsonl"}])
+def test_one_source_needs_no_brackets(one):
+    data = make_recipe({"data": {"sources": one, "split": {"test": one}}}).data
+    assert data.sources == data.split.test == make_recipe({"data": {"sources": ["a.jsonl"]}}).data.sources
+    assert make_recipe({"data": {"sources": one, "split": {"test": "0.2"}}}).data.split.test == 0.2
 
 
 def test_flags_override_the_file_by_the_same_names(tmp_path):
@@ -69,3 +109,7 @@ def test_values_on_the_command_line_are_read_as_toml_or_as_text():
 
 def test_every_setting_has_a_help_text():
     assert [name for name, (_, text) in every_field().items() if not text] == []
+
+
+def test_every_help_text_is_one_line_that_a_row_of_a_table_can_hold():
+    assert [name for name, (_, text) in every_field().items() if "\n" in text or "|" in text] == []

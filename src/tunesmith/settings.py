@@ -6,13 +6,15 @@ Each field stands with its default, its help beneath it. Nothing else in the pac
 from __future__ import annotations
 
 import difflib
+import json
+import re
 import tomllib
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, get_args
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
-from pydantic_core import PydanticCustomError
+from pydantic_core import ErrorDetails, PydanticCustomError
 
 from tunesmith.errors import RecipeError
 
@@ -23,6 +25,11 @@ class Section(BaseModel):
 
 def _as_source(value: Any) -> Any:
     return {"path": value} if isinstance(value, str | Path) else value
+
+
+def _as_sources(value: Any) -> Any:
+    """One source needs no brackets."""
+    return (value,) if isinstance(value, str | Path | Mapping) else value
 
 
 Column = Literal["question", "context", "answer", "system", "text", "messages", "chosen", "rejected", "label"]
@@ -52,7 +59,8 @@ class SourceTable(Section):
 
 
 Source = Annotated[SourceTable, BeforeValidator(_as_source)]
-Part = Annotated[float, Field(ge=0, lt=1)] | tuple[Source, ...]
+Sources = Annotated[tuple[Source, ...], BeforeValidator(_as_sources)]
+Part = Annotated[Annotated[float, Field(ge=0, lt=1)] | Sources, Field(union_mode="left_to_right")]
 
 
 class ModelSettings(Section):
@@ -94,7 +102,7 @@ class CleanSettings(Section):
 
 
 class DataSettings(Section):
-    sources: tuple[Source, ...] = ()
+    sources: Sources = ()
     """Files, folders, or tables such as {path = "dev.jsonl", kind = "wikisql", tables = "dev.tables.jsonl"}."""
     folder: str = ""
     """Where relative paths start; empty: the recipe's own folder."""
@@ -273,7 +281,7 @@ def make_recipe(values: Mapping[str, Any], overrides: Mapping[str, Any] | None =
     try:
         recipe = Recipe.model_validate(merged)
     except ValidationError as error:
-        raise RecipeError(f"{where}: {_sentence(error)}") from None
+        raise RecipeError(_sentence(where, error, overrides or {})) from None
     if not recipe.data.sources:
         raise RecipeError(f'{where}: data.sources is missing; name your files, as in sources = ["rows.jsonl"]')
     data = recipe.data.model_copy(update={"folder": str((folder / recipe.data.folder).resolve())})
@@ -299,7 +307,8 @@ def every_field(section: type[Section] = Recipe, prefix: str = "") -> dict[str, 
         if isinstance(field.default, Section):
             fields |= every_field(type(field.default), f"{prefix}{name}.")
         else:
-            fields[prefix + name] = (field.default, field.description or "")
+            # One line: a line break in the code is none in a row of a table.
+            fields[prefix + name] = (field.default, " ".join((field.description or "").split()))
     return fields
 
 
@@ -316,15 +325,35 @@ def _put(values: dict[str, Any], path: list[str], value: Any) -> None:
     values[path[-1]] = value
 
 
-def _sentence(error: ValidationError) -> str:
-    """pydantic's first error, as one sentence that says what to do."""
-    first = error.errors()[0]
+def _sentence(where: str, error: ValidationError, overrides: Mapping[str, Any]) -> str:
+    """pydantic's first error, as one sentence that says what to do; it names the flag, if that brought it."""
+    faults = error.errors()
+    # A share of the rows may also be files: then it is one of these that is wrong, not that they are no number.
+    first = next((fault for fault in faults if fault["type"] != "float_type"), faults[0])
     path = [str(part) for part in first["loc"] if _is_name(part)]
-    name = ".".join(path)
-    if first["type"] == "extra_forbidden":
-        near = _nearest(path)
-        return f"{name} is not a setting" + (f"; did you mean {near}?" if near else "")
-    return f"{name}: {first['msg'][0].lower()}{first['msg'][1:]}"
+    name, unknown = ".".join(path), first["type"] == "extra_forbidden"
+    for flag in overrides:
+        if flag == name or (unknown and flag.startswith(f"{name}.")):  # of trian.epochs pydantic only says trian
+            return _fault(first, flag.split("."), "--")
+        if name.startswith(f"{flag}."):
+            return f"--{flag}: {_fault(first, path)}"
+        if flag.startswith(f"{name}."):
+            where = f"{where} with --{flag}"
+    return f"{where}: {_fault(first, path)}"
+
+
+def _fault(fault: ErrorDetails, path: list[str], dashes: str = "") -> str:
+    name, given, expected = ".".join(path), fault["input"], fault.get("ctx", {})
+    if fault["type"] == "extra_forbidden":
+        return f"{dashes}{name} is not a setting{_instead(path, dashes)}"
+    if fault["type"] == "tuple_type" and isinstance(given, str):
+        return f"{dashes}{name}: write it in brackets, [{json.dumps(given, ensure_ascii=False)}]"
+    words = re.findall("'([^']*)'", str(expected.get("expected") or expected.get("expected_tags") or ""))
+    near = difflib.get_close_matches(str(expected.get("tag", given)), words, 1)
+    if fault["type"] == "literal_error" and fault["loc"][-1] == "[key]":
+        near = difflib.get_close_matches(path[-1], words, 1)
+    said = f"{fault['msg'][0].lower()}{fault['msg'][1:]}"
+    return f"{dashes}{name}: {said}" + (f"; did you mean {near[0]!r}?" if near else "")
 
 
 def _is_name(part: int | str) -> bool:
@@ -332,11 +361,29 @@ def _is_name(part: int | str) -> bool:
     return isinstance(part, int) or (part.isidentifier() and part not in ("float", "int", "str", "none"))
 
 
-def _nearest(path: list[str]) -> str | None:
+def _instead(path: list[str], dashes: str) -> str:
+    """What a setting that is not there was probably meant to be."""
+    if any(part.isdigit() for part in path):  # in a table of a list
+        names = _names_beside(path)
+        close = difflib.get_close_matches(path[-1], names, 1)
+        return f"; did you mean {close[0]}?" if close else f"; there are {', '.join(names)}"
     everything = [*every_field(), *Recipe.model_fields]
-    close = difflib.get_close_matches(".".join(path), everything, 1, cutoff=0.6)
-    if close:
-        return close[0]
     by_last = {name.rsplit(".", 1)[-1]: name for name in everything}
-    close = difflib.get_close_matches(path[-1], by_last, 1, cutoff=0.6)
-    return by_last[close[0]] if close else None
+    close = difflib.get_close_matches(".".join(path), everything, 1, cutoff=0.6)
+    close = close or [by_last[last] for last in difflib.get_close_matches(path[-1], by_last, 1, cutoff=0.6)]
+    return f"; did you mean {dashes}{close[0]}?" if close else ""
+
+
+def _names_beside(path: list[str]) -> list[str]:
+    """The settings that may stand where the last one of ``path`` does."""
+    sections: list[type[Section]] = [Recipe]
+    for part in path[:-1]:
+        fields = [section.model_fields[part].annotation for section in sections if part in section.model_fields]
+        sections = [inner for field in fields for inner in _sections(field)] or sections
+    return list(dict.fromkeys(name for section in sections for name in section.model_fields))
+
+
+def _sections(annotation: Any) -> list[type[Section]]:
+    if arguments := get_args(annotation):
+        return [section for argument in arguments for section in _sections(argument)]
+    return [annotation] if isinstance(annotation, type) and issubclass(annotation, Section) else []

@@ -311,6 +311,8 @@ class Sample:
 
     origin: str
     tokens: list[tuple[str, bool, bool]]
+    question: str = ""
+    """What the row asks first; empty: it is text that nobody asks for."""
 
 
 @dataclass(frozen=True)
@@ -331,16 +333,16 @@ def check(recipe: Recipe, rows: int = 3, show: Notify = lambda _: None) -> Check
         for progress in prepare.prepare(recipe.data, work.model.folder, dataset):
             show(progress)
         tokens, read = prepare.tokens(dataset, "train"), list(islice(prepare.read(dataset, "train"), rows))
-        shown = [_sample(work.chat, str(read[row].origin), *tokens[i]) for i, row in enumerate(tokens.rows[:rows])]
+        shown = [_sample(work.chat, read[row], *tokens[i]) for i, row in enumerate(tokens.rows[:rows])]
         return Check(files.read_json(dataset / "report.json"), shown)
 
 
-def _sample(chat: Any, origin: str, ids: Any, learn: Any) -> Sample:
+def _sample(chat: Any, row: Any, ids: Any, learn: Any) -> Sample:
     tokens, at = [], 0
     for text, count in chat.pieces(ids.tolist()):
         tokens.append((text, bool(learn[at]), int(ids[at]) in chat.special))
         at += count
-    return Sample(origin, tokens)
+    return Sample(str(row.origin), tokens, next((m.content for m in row.messages if m.role == "user"), ""))
 
 
 def _refuse_errors(report: dict[str, Any]) -> None:

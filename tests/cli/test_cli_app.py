@@ -32,6 +32,7 @@ REPORT = {
     "conflicts": [],
     "near_duplicates": [],
     "leaks": [],
+    "quarantine": [],
 }
 RESULTS = [{"model": "base", "split": "test", "loss": 2.0, "perplexity": 7.4, "tasks": {}}]
 
@@ -143,6 +144,7 @@ def test_debug_shows_the_traceback_of_a_mendable_error(monkeypatch, capsys):
         ["run", "shop.toml", "--train.epochs"],
         ["run", "shop.toml", "stray"],
         ["run", "shop.toml", "--jsn"],
+        ["check", "shop.toml", "--run", "runs/shop"],
         ["ruun", "shop.toml"],
         ["compare", "runs/x", "--jsn"],
         ["models", "--verify"],

@@ -51,6 +51,15 @@ def test_a_wrong_flag_is_named_with_the_right_one(tokens, said):
     assert said in str(raised.value)
 
 
+@pytest.mark.parametrize(
+    ("command", "flag", "others"),
+    [("check", "--run", "--rows, --html, --json"), ("train", "--html=a.html", "--run, --fresh, --json")],
+)
+def test_a_flag_of_another_command_is_said_to_be_that(command, flag, others):
+    with pytest.raises(UsageError, match=f"the command {command} takes no {flag.split('=')[0]}; it takes {others}"):
+        parse_settings([flag, "DIR"], command)
+
+
 def test_settings_may_stand_before_the_recipe():
     tokens = ["run", "--train.epochs", "3", "recipe.toml", "--json", "--data.seed=1"]
     assert settings_last(tokens) == ["run", "recipe.toml", "--json", "--train.epochs", "3", "--data.seed=1"]

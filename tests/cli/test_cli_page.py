@@ -13,6 +13,7 @@ from tunesmith.dataset.decide import Decisions
 from tunesmith.dataset.report import BINS, Account, Tally, build_report
 from tunesmith.settings import DataSettings
 from tunesmith.sources.example import Example, Message, Origin
+from tunesmith.sources.quarantine import Quarantined
 from tunesmith.stages import Sample
 
 VOID = {"meta", "br", "input", "rect", "path"}
@@ -130,6 +131,12 @@ REPORT = {
          "second": side("客服/2024年第四季度/常见问题与标准答复（最终版）.jsonl:120", "如何导出发票",
                         "在“订单”页面点击“下载发票”，选择 PDF 格式。")},
     ],
+    "quarantine": [
+        {"origin": "客服/2024年第四季度/常见问题与标准答复（最终版）.jsonl:77",
+         "reason": "the answer is empty; fill it in, or delete the row",
+         "text": '{"问题": "退款多久到账？", "答案": ""}'},
+        {"origin": "handbook/logo.png", "reason": "no kind of file that is read", "text": ""},
+    ],
 }  # fmt: skip
 
 
@@ -157,7 +164,7 @@ SAMPLES = [
 EMPTY = {
     "inputs": 0, "divided": 0, "rows": {"train": 0, "valid": 0, "test": 0}, "quarantined": 0, "merged": 0, "removed": 0,
     "sources": [], "cut": {"rows": 0, "lost": 0, "worst": []}, "findings": [], "preferences": 0,
-    "boilerplate": [], "conflicts": [], "near_duplicates": [], "leaks": [],
+    "boilerplate": [], "conflicts": [], "near_duplicates": [], "leaks": [], "quarantine": [],
     "tokens": {"train": 0, "learned": 0, "longest": 0, "limit": 512, "histogram": [0] * BINS},
 }  # fmt: skip
 
@@ -173,7 +180,7 @@ def page():
 def test_the_page_has_a_section_for_everything_that_was_found(page):
     assert page.headings == [
         "What goes in, and what becomes of it", "Findings", "How long the rows are", "Rows as the model sees them",
-        "Asked on both sides", "Questions with different answers", "Almost the same",
+        "What cannot be used", "Asked on both sides", "Questions with different answers", "Almost the same",
         "Lines that many documents begin or end with", "Rows that were cut",
     ]  # fmt: skip
     ids = {attrs["id"] for _, attrs in page.elements if "id" in attrs}
@@ -222,6 +229,16 @@ def test_the_share_that_was_cut_is_said(page):
     assert "… and 162 more in cut.jsonl" in page.text
 
 
+def test_what_is_quarantined_is_shown_with_place_reason_and_text_and_how_many_there_are(page):
+    for item in REPORT["quarantine"]:
+        assert item["origin"] in page.text
+        assert page.text.count(item["reason"]) >= 2
+        assert item["text"] in page.text
+    assert "12 rows or documents are in quarantine" in page.text
+    assert "the first are shown, 2 in all" in page.text
+    assert "quarantine.jsonl, which tunesmith prepare writes" in page.text
+
+
 def test_learned_tokens_are_marked_and_the_pieces_are_the_row():
     shown = check_page(EMPTY, SAMPLES[1:], "t")
     row = shown.split('<div class="inside tokens"')[1].split("</div>")[0]
@@ -231,6 +248,21 @@ def test_learned_tokens_are_marked_and_the_pieces_are_the_row():
     assert learned == "```sql⏎SELECT name,⇥city⏎FROM customers;⏎```⏎⏎This lists every customer.&lt;|im_end|&gt;"
     assert row.count("<span") == len(SAMPLES[1].tokens)
     assert row.count('class="s"') == sum(special for *_, special in SAMPLES[1].tokens)
+
+
+def test_a_closed_row_shows_what_it_asks_and_a_text_how_it_begins():
+    told = [("<|im_start|>", False, True), ("You are a helpful assistant", False, False), ("A text", True, False)]
+    shown = check_page(EMPTY, [Sample("a:1", told, "How do I\nreset it?"), Sample("a:2", told[2:])], "t")
+    first, second = re.findall("<summary>(.*?)</summary>", shown)
+    assert "How do I reset it?" in first
+    assert "helpful" not in first
+    assert "A text" in second
+
+
+def test_where_the_page_is_narrow_every_number_of_the_account_keeps_its_heading(page):
+    headings = re.findall(r'<th scope="col">([^<]*)</th>', check_page(REPORT, [], "t"))[1:7]
+    told = [cell["data-of"] for cell in page.all("td") if "data-of" in cell]
+    assert told == headings * (len(SOURCES) + 1)
 
 
 def test_a_mask_that_teaches_nothing_is_said():
@@ -294,6 +326,7 @@ def hostile(text):
         "conflicts": [{"question": text, "origin": text, "rows": 2, "answers": [text, text + "2"]}],
         "near_duplicates": [pair | {"similarity": 0.9}],
         "leaks": [pair],
+        "quarantine": [{"origin": text, "reason": text, "text": text}],
     }  # fmt: skip
 
 
@@ -343,11 +376,14 @@ def test_the_report_of_the_dataset_room_is_drawn_whole():
     made.conflicts, made.questions, made.leaks = [np.array([0, 2])], 1, [(2, 0)]
     tally = Tally([Account("faq.jsonl", inputs=3, rows={"train": 2, "valid": 0, "test": 1})])
     tally.near.append((0, 2, 0.875))
+    tally.accounts[0].quarantined = 1
+    tally.count_reason(Quarantined(Origin("faq.jsonl", 4), "no known form", '{"a": 1}'))
     tally.boilerplate["版权所有"] = 4
     tally.cut.add("faq.jsonl:1", 100, 36)
     tally.lengths.update({64: 2, 30: 1})
     shown = Page(check_page(build_report(tally, made, rows.__getitem__, DataSettings(max_tokens=64)), SAMPLES, "faq"))
-    assert len(shown.headings) == 9
+    assert len(shown.headings) == 10
+    assert "1 row or document is in quarantine" in shown.text
     assert "88 % alike" in shown.text
     assert "1 row (33 %) was longer and cut" in shown.text
 
@@ -356,6 +392,7 @@ def test_a_large_report_stays_a_page_of_bounded_size():
     long = "数据库的备份与恢复需要注意以下几点。" * 110
     pair = {"first": side("a:1", long[:2000], long[5:2005]), "second": side("b:1", long[1:2001], long[:2000])}
     report = REPORT | {
+        "quarantine": [{"origin": "很长.jsonl:1", "reason": "…", "text": "长" * 301}] * 50,
         "near_duplicates": [pair | {"similarity": 0.9}] * 50,
         "cut": {"rows": 100_000, "lost": 1, "worst": [{"origin": "很长.jsonl:1", "tokens": 600, "lost": 88}] * 50},
     }  # fmt: skip

@@ -5,17 +5,22 @@ import os
 import subprocess
 import sys
 import time
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from tiny_chat import write_chat
 
-from tunesmith.dataset import pool, prepare
+from tunesmith.dataset import decide, pool, prepare
+from tunesmith.dataset.report import Tally, build_report
 from tunesmith.dataset.split import PARTS
 from tunesmith.errors import SourceError, StorageError
 from tunesmith.models.chat import ChatFormat
 from tunesmith.settings import DataSettings, make_recipe
+from tunesmith.sources.example import Origin
+from tunesmith.sources.quarantine import Quarantined
 
 
 @pytest.fixture
@@ -210,6 +215,11 @@ def test_nothing_to_train_on_is_an_error_with_the_first_reason(tmp_path, model):
         build(settings(tmp_path, [{"a": 1}, {"b": 2}]), model)
 
 
+def test_one_row_that_cannot_be_trained_on_is_called_one_row(tmp_path, model):
+    with pytest.raises(SourceError, match=r"^1 row was read and cannot be trained on, rows.jsonl:1: no known form"):
+        build(settings(tmp_path, [{"a": "b"}], split=ALL), model)
+
+
 def test_a_dataset_that_cannot_be_written_leaves_the_old_one(tmp_path, model, monkeypatch):
     folder, _ = build(settings(tmp_path, pairs(10)), model)
     before = (folder / "train.jsonl").read_bytes()
@@ -311,6 +321,37 @@ def test_reasons_that_differ_in_names_and_numbers_are_one_finding(tmp_path, mode
     told = [f["message"] for f in report["findings"] if "quarantined" in f["message"]]
     assert len(told) == 1
     assert told[0].startswith("30 quarantined, the first at rows.jsonl:6: ")
+
+
+def test_of_what_is_quarantined_the_first_of_every_kind_of_reason_are_in_the_report(tmp_path, model):
+    rows = [*pairs(5), *({"prompt": "q", f"key{i}": "x" * 400} for i in range(8)), 7]
+    folder, report = build(settings(tmp_path, rows, split=ALL), model)
+    assert [item["origin"] for item in report["quarantine"]] == [f"rows.jsonl:{i}" for i in (6, 7, 8, 9, 10, 14)]
+    written = lines(folder / "quarantine.jsonl")
+    assert len(written) == report["quarantined"] == 9
+    assert report["quarantine"][0] == {
+        "origin": "rows.jsonl:6", "reason": written[0]["reason"], "text": written[0]["text"][:300] + "…",
+    }  # fmt: skip
+    assert report["quarantine"][-1]["text"] == "7"
+
+
+def test_every_kind_of_reason_is_shown_before_any_is_shown_twice_and_fifty_are_in_all():
+    tally = Tally([])
+    for i in range(60):
+        for kind in range(20):
+            tally.count_reason(Quarantined(Origin("a", i + 1), f"reason {chr(97 + kind)}"))
+    made = decide.Decisions(np.empty(0, np.int8), np.empty(0, np.int8), np.empty(0, np.int64))
+    shown = build_report(tally, made, lambda row: None, DataSettings())["quarantine"]  # pyright: ignore[reportArgumentType]
+    assert len(shown) == decide.SHOWN
+    counts = Counter(item["reason"] for item in shown)
+    assert len(counts) == 20
+    assert set(counts.values()) == {2, 3}
+
+
+def test_half_a_character_in_quarantine_can_be_written_in_the_report():
+    tally = Tally([])
+    tally.count_reason(Quarantined(Origin("a", 1), "no known form", "half \ud83d"))
+    assert tally.reasons["no known form"].first[0]["text"] == "half \\ud83d"
 
 
 def test_of_many_cut_rows_the_worst_are_reported_and_all_are_listed(tmp_path, model):

@@ -124,7 +124,7 @@ def _stages(
     fresh: bool,
     as_json: bool,
 ) -> None:
-    overrides = parse_settings(settings)
+    overrides = parse_settings(settings, stages[0] if len(stages) == 1 else "run")
     from tunesmith.cli import work
 
     work.run_stages(recipe, run, overrides, stages=stages, fresh=fresh, as_json=as_json)
@@ -143,7 +143,7 @@ def check(
     html
         Write everything that was found to this file, as a page to look at.
     """
-    overrides = parse_settings(settings)
+    overrides = parse_settings(settings, "check")
     from tunesmith.cli import work
 
     work.check(recipe, overrides, rows=rows, html=html, as_json=json)

@@ -10,7 +10,8 @@ from tunesmith.cli.edge import UsageError
 if TYPE_CHECKING:
     from rich.console import RenderableType
 
-OWN_FLAGS = ("--run", "--fresh", "--json", "--rows", "--help")
+STAGE_FLAGS = ("--run", "--fresh", "--json", "--help")
+CHECK_FLAGS = ("--rows", "--html", "--json", "--help")
 
 
 def settings_last(tokens: Sequence[str]) -> list[str]:
@@ -32,9 +33,9 @@ def settings_last(tokens: Sequence[str]) -> list[str]:
     return [*rest, *settings]
 
 
-def parse_settings(tokens: Sequence[str]) -> dict[str, Any]:
+def parse_settings(tokens: Sequence[str], command: str = "run") -> dict[str, Any]:
     """Dotted name -> value, read as TOML would. Raises `UsageError` for a flag without a value, a flag
-    that does not exist, and a stray word."""
+    that does not exist or that ``command`` does not take, and a stray word."""
     from tunesmith.settings import parse_value
 
     settings: dict[str, Any] = {}
@@ -44,7 +45,7 @@ def parse_settings(tokens: Sequence[str]) -> dict[str, Any]:
         if not token.startswith("-"):
             raise UsageError(f"{token!r} stands alone; settings are named, as in --train.epochs 3")
         if not _is_setting(token):
-            raise UsageError(f"there is no flag {token}{_suggestion(token)}")
+            raise UsageError(_no_flag(token.partition("=")[0], command))
         name, equals, value = token[2:].partition("=")
         if not equals:
             if not todo or todo[0].startswith("--"):
@@ -59,18 +60,23 @@ def _is_setting(token: str) -> bool:
     return name.startswith("--") and "." in name.strip("-.")
 
 
-def _suggestion(token: str) -> str:
-    """The flag or setting that was probably meant: ``--epochs`` is ``--train.epochs``."""
+def _no_flag(flag: str, command: str) -> str:
+    """That ``command`` has no such flag, with the flag or setting that was probably meant: ``--epochs`` is
+    ``--train.epochs``."""
     import difflib
 
     from tunesmith.settings import every_field
 
-    name = token.partition("=")[0].lstrip("-")
+    taken = CHECK_FLAGS if command == "check" else STAGE_FLAGS
+    if flag in (*CHECK_FLAGS, *STAGE_FLAGS):  # another command's
+        return f"the command {command} takes no {flag}; it takes {', '.join(taken)} and settings"
+    name = flag.lstrip("-")
     for setting in every_field():
         if name.replace("-", "_") == setting.rsplit(".", 1)[-1]:
-            return f"; did you mean --{setting}?"
-    near = difflib.get_close_matches(f"--{name}", OWN_FLAGS, 1)
-    return f"; did you mean {near[0]}?" if near else "; settings are named as in --train.epochs 3"
+            return f"there is no flag {flag}; did you mean --{setting}?"
+    near = difflib.get_close_matches(f"--{name}", taken, 1)
+    meant = f"did you mean {near[0]}?" if near else "settings are named as in --train.epochs 3"
+    return f"there is no flag {flag}; {meant}"
 
 
 def _example(name: str) -> str:

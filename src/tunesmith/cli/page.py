@@ -164,7 +164,7 @@ def _row(sample: Sample) -> dict[str, Any]:
         "origin": sample.origin,
         "count": len(sample.tokens),
         "learned": sum(learned for _, learned, _ in sample.tokens),
-        "begins": "".join(text for text, _, special in sample.tokens[:200] if not special),
+        "begins": sample.question or "".join(text for text, _, special in sample.tokens[:200] if not special),
         "language": language("".join(text for text, _, _ in sample.tokens)),
         "runs": [
             (learned, [(_pictured(text), special, text.endswith("\n")) for text, _, special in run])

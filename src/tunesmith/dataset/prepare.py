@@ -293,11 +293,15 @@ class _Preparing:
                     }))  # fmt: skip
 
     def _nothing(self, report: dict[str, Any]) -> str:
+        inputs = report["inputs"]
         if self.tally.reasons:
             first = next(iter(self.tally.reasons.values()))
-            return f"none of the {report['inputs']} rows can be trained on; the first, {first.place}: {first.reason}"
-        if report["inputs"]:
-            return f"all {report['inputs']} rows fell to validation and test; add rows, or lower data.split"
+            if inputs == 1:
+                return f"1 row was read and cannot be trained on, {first.place}: {first.reason}"
+            return f"none of the {inputs:,} rows can be trained on; the first, {first.place}: {first.reason}"
+        if inputs:
+            fell = "the 1 row" if inputs == 1 else f"all {inputs:,} rows"
+            return f"{fell} fell to validation and test; add rows, or lower data.split"
         return f"{', '.join(source.path for source, _ in self.sources)}: no rows in there"
 
 

@@ -25,6 +25,10 @@ _DOUBTFUL = ("read as ", "an answer holds ")
 """How notes on rows begin that may be taught wrong."""
 BINS = 32
 """Lengths are counted in so many bins up to the limit."""
+EACH = 5
+"""Of every kind of reason so many that are in quarantine are in the report with their text."""
+BEGINS = 300
+"""So many characters of such a text: a file that cannot be read may be large."""
 
 
 @dataclass
@@ -49,12 +53,13 @@ class Account:
 
 @dataclass
 class Reason:
-    """Why rows are in quarantine: the first such reason, its place, and how many there are that differ only in
-    numbers and names."""
+    """Why rows are in quarantine: the first such reason, its place, how many there are that differ only in
+    numbers and names, and the first of them."""
 
     reason: str
     place: str
     rows: int = 0
+    first: list[dict[str, str]] = field(default_factory=list)
 
 
 @dataclass
@@ -102,7 +107,13 @@ class Tally:
     def count_reason(self, item: Quarantined) -> None:
         """Count one that is quarantined."""
         kind = _PARTICULAR.sub("…", item.reason)
-        self.reasons.setdefault(kind, Reason(item.reason, str(item.origin))).rows += 1
+        reason = self.reasons.setdefault(kind, Reason(item.reason, str(item.origin)))
+        reason.rows += 1
+        if len(reason.first) < EACH and len(self.reasons) <= SHOWN:
+            text = item.text[:BEGINS] + ("…" if len(item.text) > BEGINS else "")
+            shown = {"origin": str(item.origin), "reason": item.reason, "text": text}
+            # Half a character, which a file in UTF-8 cannot hold, is one of the things that are quarantined.
+            reason.first.append({k: v.encode("utf-8", "backslashreplace").decode() for k, v in shown.items()})
 
     def measure(self, part: Part, packed: np.ndarray) -> None:
         """Count one row of tokens."""
@@ -140,6 +151,7 @@ def build_report(
         "conflicts": [_conflict(group, row) for group in made.conflicts],
         "near_duplicates": [_pair(a, b, row) | {"similarity": s} for a, b, s in tally.near[:SHOWN]],
         "leaks": [_pair(a, b, row) for a, b in made.leaks[:SHOWN]],
+        "quarantine": _in_quarantine(tally),
     }
 
 
@@ -158,6 +170,13 @@ def _pair(first: int, second: int, row: Callable[[int], Example]) -> dict[str, A
 def _shown(example: Example) -> dict[str, str]:
     asked = "\n".join(m.content for m in example.prompt if m.role != "system")
     return {"origin": str(example.origin), "question": asked[:2000], "answer": example.answer[:2000]}
+
+
+def _in_quarantine(tally: Tally) -> list[dict[str, str]]:
+    """`SHOWN` of those in quarantine, kind by kind: every kind has its first before any has its second."""
+    kinds = sorted(tally.reasons.values(), key=lambda reason: -reason.rows)
+    ranked = sorted((place, kind) for kind, reason in enumerate(kinds) for place in range(len(reason.first)))
+    return [kinds[kind].first[place] for kind, place in sorted((kind, place) for place, kind in ranked[:SHOWN])]
 
 
 def _conflict(group: np.ndarray, row: Callable[[int], Example]) -> dict[str, Any]:
