@@ -32,7 +32,7 @@ def main() -> None:
         plan = Plan("train", "benchmark", below, arch.width, ids, s["epochs"])
         prefix = yield_from(plan.carry_out(engine, lambda: False))
     filled = time.monotonic() - began
-    order = Order(train.lengths, s["batch"], 0)
+    order = Order(len(train), s["batch"], 0)
     losses, trained, began = [], 0, time.monotonic()
     for step in range(1, s["epochs"] * order.steps_per_epoch + 1):
         batch = make_batch(train, order.rows(step), prefix)

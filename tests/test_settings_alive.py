@@ -44,6 +44,7 @@ CHANGES: dict[str, Any] = {
     "train.clip": 0.01,
     "train.layers": 1,
     "train.prefix": "off",
+    "train.fit": "off",
     "train.lora.rank": 3,
     "train.lora.alpha": 3.0,
     "train.lora.dropout": 0.5,

@@ -15,6 +15,7 @@ Event = Literal[
     "measured",  # evaluation: one model's loss or score is known
     "working",  # something long goes on: `done` of `total`
     "note",  # something the person should know
+    "fits",  # memory and time of the training are known
     "end",  # a stage is finished
 ]
 

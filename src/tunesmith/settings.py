@@ -162,6 +162,9 @@ class TrainSettings(Section):
     """Compute the layers below the trained ones once for each row and keep that on disk, where it saves time."""
     validate_every: Annotated[int, Field(ge=1)] | None = None
     """Steps between validations, each with a checkpoint that is kept; empty: ten in a run."""
+    fit: Literal["check", "take", "off"] = "check"
+    """Before training, see whether it fits into memory, by an estimate and one real step; where it does not, "check"
+    says what would, "take" takes it. "off" does not look."""
     save_minutes: Annotated[float, Field(gt=0)] = 2.0
     """A crash loses at most that many minutes."""
     patience: Annotated[int, Field(ge=1)] | None = None

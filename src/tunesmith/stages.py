@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from tunesmith import files
-from tunesmith.errors import CheckFailed, RunError, SourceError, TrainingError
+from tunesmith.errors import CheckFailed, OutOfMemory, RunError, SourceError, TrainingError
 from tunesmith.progress import Progress
 from tunesmith.run import STAGES, RunFolder
 from tunesmith.settings import Recipe, SqlTaskSettings, make_recipe, read_recipe
@@ -20,8 +20,9 @@ from tunesmith.sources.text import source_errors
 
 PREPARING = 2
 """Counts up when preparing changes what it writes, so that older datasets are prepared again."""
+TRAINING = 2
 EXPORTING = 1
-"""The same for exports."""
+"""The same for training, and for exports."""
 
 
 def open_run(
@@ -55,10 +56,10 @@ def run(folder: RunFolder, recipe: Recipe, *, stages: tuple[str, ...] = STAGES, 
     A training with other settings or rows is never overwritten, unless ``fresh`` says so. Raises
     any `TunesmithError`; what was finished before stays.
     """
-    work = _Work(folder, recipe, stop, notify)
+    work = _Work(folder, _as_fitted(folder, recipe), stop, notify)
     with folder.lock():
         work.settle_other_training(fresh, "train" in stages)
-        folder.save_recipe(recipe)
+        folder.save_recipe(work.recipe)
         for stage in stages:
             if stage == "export" and not recipe.export.formats:
                 continue  # nothing was asked for
@@ -123,8 +124,10 @@ class _Work:
             data = recipe.data.model_dump(exclude={"folder"})
             return files.value_hash([PREPARING, self.model.hash, data, self._source_hashes])
         if stage == "train":
-            settings = recipe.train.model_dump(exclude={"save_minutes", "prefix"})
-            return files.value_hash([self.inputs("prepare"), recipe.model.model_dump(exclude={"name"}), settings])
+            settings = recipe.train.model_dump(exclude={"save_minutes", "prefix", "fit"})
+            return files.value_hash(
+                [TRAINING, self.inputs("prepare"), recipe.model.model_dump(exclude={"name"}), settings]
+            )
         if stage == "export":
             return files.value_hash([EXPORTING, self.inputs("train"), recipe.export.model_dump(), self._task_hashes])
         return files.value_hash(
@@ -164,8 +167,7 @@ class _Work:
     # -- the stages ------------------------------------------------------------------------------
 
     def stage(self, stage: str, fresh: bool) -> Iterator[Progress]:
-        inputs = self.inputs(stage)
-        if self.folder.finished(stage, inputs) and not fresh:
+        if self.folder.finished(stage, self.inputs(stage)) and not fresh:
             yield Progress("stage", stage=stage, message="unchanged")
             return
         yield Progress("stage", stage=stage)
@@ -173,7 +175,7 @@ class _Work:
         work = {"prepare": self._prepare, "train": self._train, "evaluate": self._evaluate, "export": self._export}
         yield from work[stage]()
         if not self.stopped:
-            self.folder.finish(stage, inputs)
+            self.folder.finish(stage, self.inputs(stage))
             yield Progress("end", stage=stage)
 
     def _prepare(self) -> Iterator[Progress]:
@@ -187,12 +189,55 @@ class _Work:
                 yield Progress("note", stage="prepare", message=finding["message"])
         _refuse_errors(found)
 
+    def _fitting(self) -> Iterator[Progress]:
+        """See whether the training fits, and change the recipe so that it does where that is asked for.
+
+        Raises `OutOfMemory` when it does not fit.
+        """
+        if self.recipe.train.fit == "off":
+            return
+        fit = yield from self.examine(self.folder.dataset)
+        if fit is None:
+            self.stopped = self.stop()
+        elif fit.lacking and fit.changes and self.recipe.train.fit == "take":
+            asked = files.value_hash(self.recipe.model_dump(mode="json"))
+            self.folder.update_manifest(fitted={"asked": asked, "changes": fit.changes})
+            yield Progress("note", stage="train", message=f"{fit.lacking}: {fit.advice}")
+            self.recipe = _as_fitted(self.folder, self.recipe)
+            self.folder.save_recipe(self.recipe)
+            if not self.folder.finished("prepare", self.inputs("prepare")):
+                yield from self.stage("prepare", False)
+                yield Progress("stage", stage="train")
+            yield from self._fitting()
+        elif fit.lacking:
+            raise OutOfMemory(f"this training does not fit: {fit.lacking}; {fit.advice}, --train.fit off does not look")
+
+    def examine(self, dataset: Path) -> Generator[Progress, None, Any]:
+        """What the training on these rows takes; None when it was stopped meanwhile, or there are none."""
+        from tunesmith.dataset.prepare import tokens
+        from tunesmith.training.fit import Job, examine
+
+        train, valid = tokens(dataset, "train"), tokens(dataset, "valid")
+        if not len(train):
+            return None
+        recipe, shape = self.recipe, lora_shape(self.recipe)
+        place = self.folder.path
+        job = Job.of(self.model.folder, self.arch, recipe.model, shape, recipe.train, train, valid, place)
+        fit = yield from examine(job, self.stop, "train")
+        if fit and fit.trial:
+            yield Progress("fits", stage="train", memory=fit.trial.memory, total=fit.limit, seconds_left=fit.seconds)
+        return fit
+
     def _train(self) -> Iterator[Progress]:
         from tunesmith.dataset.prepare import tokens
         from tunesmith.training.checkpoints import Checkpoints, adapter_config
+        from tunesmith.training.guard import Guard
         from tunesmith.training.loop import Loop, Rows
 
         self._need("prepare", "prepared")
+        yield from self._fitting()
+        if self.stopped:
+            return
         self.folder.update_manifest(training=self.inputs("train"))
         checkpoints = Checkpoints(self.folder.checkpoints, self.inputs("train"))
         train, valid = tokens(self.folder.dataset, "train"), tokens(self.folder.dataset, "valid")
@@ -200,7 +245,8 @@ class _Work:
         if self.stopped:
             return
         config = adapter_config(lora_shape(self.recipe), self.arch.layers, self.recipe.model.name)
-        loop = Loop(engine, Rows(train, valid, prefix), self.recipe.train, checkpoints, config, self.stop)
+        guard = Guard(self.folder.path)
+        loop = Loop(engine, Rows(train, valid, prefix), self.recipe.train, checkpoints, config, self.stop, guard)
         try:
             yield from loop.run()
         except TrainingError:
@@ -321,6 +367,8 @@ class Check:
 
     report: dict[str, Any]
     samples: list[Sample]
+    fit: Any = None
+    """`training.fit.Fit`, unless the recipe says not to look, or there is nothing to train on."""
 
 
 def check(recipe: Recipe, rows: int = 3, show: Notify = lambda _: None) -> Check:
@@ -334,7 +382,19 @@ def check(recipe: Recipe, rows: int = 3, show: Notify = lambda _: None) -> Check
             show(progress)
         tokens, read = prepare.tokens(dataset, "train"), list(islice(prepare.read(dataset, "train"), rows))
         shown = [_sample(work.chat, read[row], *tokens[i]) for i, row in enumerate(tokens.rows[:rows])]
-        return Check(files.read_json(dataset / "report.json"), shown)
+        fit = None
+        if recipe.train.fit != "off":
+            fit = _told(work.examine(dataset), show)
+        return Check(files.read_json(dataset / "report.json"), shown, fit)
+
+
+def _told(steps: Generator[Progress, None, Any], show: Notify) -> Any:
+    """What the steps return, each of them shown."""
+    while True:
+        try:
+            show(next(steps))
+        except StopIteration as end:
+            return end.value
 
 
 def _sample(chat: Any, row: Any, ids: Any, learn: Any) -> Sample:
@@ -389,6 +449,14 @@ def _read(folder: RunFolder, path: Path, done: str) -> Any:
         return files.read_json(path)
     except FileNotFoundError:
         raise RunError(f"{folder} is not {done} yet; `tunesmith run` does every stage") from None
+
+
+def _as_fitted(folder: RunFolder, recipe: Recipe) -> Recipe:
+    """The recipe with the changes that an earlier start found to fit, where it asks to take them."""
+    known = folder.manifest().get("fitted") if recipe.train.fit == "take" else None
+    if not known or known["asked"] != files.value_hash(recipe.model_dump(mode="json")):
+        return recipe
+    return make_recipe(recipe.model_dump(mode="json", exclude_none=True), known["changes"], str(folder))
 
 
 def lora_shape(recipe: Recipe) -> Any:

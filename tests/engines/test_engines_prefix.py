@@ -86,11 +86,11 @@ def test_states_in_bf16_are_its_bits(kind: Any) -> None:
     np.testing.assert_allclose(a, b, rtol=2e-2)
 
 
-def test_padding_and_the_choice_of_rows_keep_states_with_their_tokens() -> None:
+def test_padding_keeps_states_with_their_tokens() -> None:
     engine = FakeEngine()
     engine.add_adapter(LoraShape(rank=2), 0)
     rows = [(np.arange(1, 9), np.ones(8, bool)), (np.arange(4, 7), np.ones(3, bool))]
     batch = Batch.of(rows, engine.prefix([ids for ids, _ in rows]))
-    engine.losses(batch.rows([1], multiple=16))
+    engine.losses(batch)
     with pytest.raises(AssertionError, match="other tokens"):
         engine.losses(replace(batch, ids=batch.ids[::-1]))

@@ -23,7 +23,7 @@ ROWS = [np.arange(start, start + length) for start, length in ((1, 9), (3, 4), (
 @pytest.fixture(autouse=True)
 def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setenv("TUNESMITH_CACHE", str(tmp_path / "cache"))
-    monkeypatch.setattr(prefixes, "BLOCK", 8)
+    monkeypatch.setattr(prefixes, "FILL", 8)
     return tmp_path / "cache"
 
 

@@ -22,6 +22,7 @@ RecipeOrRun = Annotated[Path, Parameter(help="A recipe file, or the folder of a 
 Setting = Annotated[str, Parameter(allow_leading_hyphen=True, help="Settings, as in --train.epochs 3; listed below.")]
 RunPath = Annotated[Path | None, Parameter(help="The run folder; runs/NAME for a recipe NAME.toml.")]
 Fresh = Annotated[bool, Parameter(help="Do it again from the start, even if nothing changed.")]
+Fit = Annotated[bool, Parameter(help="Where it does not fit into memory, take the settings that do.")]
 Count = Annotated[int, Parameter(validator=validators.Number(gte=0))]
 Json = Annotated[bool, Parameter(help="Print one JSON object instead of tables.")]
 STAGES = ("prepare", "train", "evaluate", "export")
@@ -86,10 +87,11 @@ def init(name: Path, /, *, like: Like | None = None) -> None:
 
 @app.command(sort_key=2)
 def run(
-    recipe: RecipeOrRun, /, *settings: Setting, run: RunPath = None, fresh: Fresh = False, json: Json = False
-) -> None:
+    recipe: RecipeOrRun, /, *settings: Setting, run: RunPath = None, fresh: Fresh = False, fit: Fit = False,
+    json: Json = False,
+) -> None:  # fmt: skip
     """Every stage: prepare, train, evaluate, export. Started again, it continues where it stopped."""
-    _stages(STAGES, recipe, settings, run, fresh, json)
+    _stages(STAGES, recipe, _with_fit(settings, fit), run, fresh, json)
 
 
 @app.command(sort_key=3)
@@ -102,10 +104,11 @@ def prepare(
 
 @app.command(sort_key=4)
 def train(
-    recipe: RecipeOrRun, /, *settings: Setting, run: RunPath = None, fresh: Fresh = False, json: Json = False
-) -> None:
+    recipe: RecipeOrRun, /, *settings: Setting, run: RunPath = None, fresh: Fresh = False, fit: Fit = False,
+    json: Json = False,
+) -> None:  # fmt: skip
     """One stage: train the adapter on the prepared rows."""
-    _stages(("train",), recipe, settings, run, fresh, json)
+    _stages(("train",), recipe, _with_fit(settings, fit), run, fresh, json)
 
 
 @app.command(sort_key=5)
@@ -114,6 +117,10 @@ def evaluate(
 ) -> None:
     """One stage: measure base and tuned model on the rows kept out."""
     _stages(("evaluate",), recipe, settings, run, fresh, json)
+
+
+def _with_fit(settings: tuple[str, ...], fit: bool) -> tuple[str, ...]:
+    return (*settings, "--train.fit", "take") if fit else settings
 
 
 def _stages(

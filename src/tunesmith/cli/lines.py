@@ -39,6 +39,8 @@ class Lines:
             self._say("train", f"step {self.state.step:,}: validation loss {progress.loss:.3f}{best}")
         elif event == "measured":
             self._say(progress.stage or "evaluate", measured(progress))
+        elif event == "fits":
+            self._say(progress.stage, fits(progress))
         elif event == "note":
             self._say(progress.stage or "note", message)
         elif event == "end":
@@ -77,6 +79,15 @@ class Lines:
     def _say(self, where: str, what: str) -> None:
         self._spoke = self.state.clock()
         self.console.print(Text(f"{where}: {what}"), soft_wrap=True)
+
+
+def fits(progress: Progress) -> str:
+    """What one real step has shown."""
+    text = f"it fits: one step on the longest rows took {words.size(progress.memory or 0)}"
+    text += f" of the {words.size(progress.total or 0)} of memory that can be had"
+    return text + (
+        f"; all of it will take about {words.duration(progress.seconds_left)}" if progress.seconds_left else ""
+    )
 
 
 def measured(progress: Progress) -> str:

@@ -17,7 +17,7 @@ from rich.text import Text
 
 from tunesmith.cli import words
 from tunesmith.cli.console import standard_output, visible
-from tunesmith.cli.lines import Lines, measured
+from tunesmith.cli.lines import Lines, fits, measured
 from tunesmith.cli.plot import BEST, MARK, loss_plot
 from tunesmith.cli.state import ProgressState
 from tunesmith.cli.tables import hanging
@@ -89,6 +89,8 @@ class View:
         """Print what stays; everything else is in the next frame."""
         if progress.event == "stage":
             self._keep(self._heading(progress))
+        elif progress.event == "fits":
+            self._keep(hanging("✓", fits(progress), "bold green"))
         elif progress.event == "note":
             self._keep(hanging("!", visible(progress.message), "bold yellow"))
         elif progress.event == "measured":

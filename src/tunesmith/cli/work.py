@@ -18,6 +18,7 @@ from tunesmith import files
 from tunesmith.cli import words
 from tunesmith.cli.console import print_json, standard_error, standard_output
 from tunesmith.cli.edge import CONTINUES, UsageError, two_interrupts
+from tunesmith.cli.fit_table import fit_table, fit_values
 from tunesmith.cli.init import CHOICES, Like, write_recipe
 from tunesmith.cli.tables import ResultsTable, proof_table, report_table, side_by_side, token_legend, token_rows
 from tunesmith.cli.view import View
@@ -195,12 +196,16 @@ def check(path: Path, overrides: dict[str, Any], *, rows: int, html: Path | None
             if found.samples and rows:
                 console.print(Text(), token_legend(), Text(), sep="\n")
             console.print(report_table(found.report))
+            if found.fit:
+                console.print(fit_table(found.fit))
             if html:
                 console.print(Text.assemble(("✓ ", "bold green"), f"{html}: open it in a browser"), soft_wrap=True)
     if as_json:
         samples = [{"origin": s.origin, "tokens": [list(token) for token in s.tokens]} for s in found.samples[:rows]]
-        print_json({"report": found.report, "samples": samples})
+        print_json({"report": found.report, "samples": samples, "fit": found.fit and fit_values(found.fit)})
     errors = [f["message"] for f in found.report["findings"] if f["severity"] == "error"]
+    if found.fit and found.fit.lacking:
+        errors.append(f"the training does not fit: {found.fit.lacking}; {found.fit.advice}")
     if errors:
         raise CheckFailed(f"{words.how_many(len(errors), 'finding')} to mend before training; the first: {errors[0]}")
 

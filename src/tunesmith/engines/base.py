@@ -42,13 +42,12 @@ class Batch:
         """How many tokens there are, padding not counted."""
         return int(self.lengths.sum())
 
-    def rows(self, taken: Sequence[int], multiple: int = 1) -> Batch:
-        """Some of the rows, padded no longer than they need, or to the next multiple of ``multiple``."""
+    def rows(self, taken: Sequence[int]) -> Batch:
+        """Some of the rows, padded no longer than they need."""
         rows, lengths = list(taken), self.lengths[list(taken)]
-        longest = -(-int(lengths.max()) // multiple) * multiple
-        more = ((0, 0), (0, max(0, longest - self.ids.shape[1])))
-        states = None if self.states is None else np.pad(self.states[rows, :longest], (*more, (0, 0)))
-        return Batch(np.pad(self.ids[rows, :longest], more), np.pad(self.learn[rows, :longest], more), lengths, states)
+        longest = int(lengths.max())
+        states = None if self.states is None else self.states[rows, :longest]
+        return Batch(self.ids[rows, :longest], self.learn[rows, :longest], lengths, states)
 
     @classmethod
     def of(
@@ -214,6 +213,20 @@ def iterate_by_tokens(lengths: Sequence[int], tokens: int) -> Iterator[list[int]
         group.append(i)
     if group:
         yield group
+
+
+def iterate_by_padding(lengths: Sequence[int] | np.ndarray, spared: int) -> Iterator[list[int]]:
+    """Indices, longest first, in groups cut wherever that spares at least so many tokens of padding."""
+    waiting = [sorted(range(len(lengths)), key=lambda i: (-lengths[i], i))]
+    while waiting:
+        group = waiting.pop()
+        longest = lengths[group[0]]
+        gains = [(longest - lengths[i]) * (len(group) - at) for at, i in enumerate(group)]
+        cut = int(np.argmax(gains))
+        if gains[cut] < spared:
+            yield group
+        else:
+            waiting += [group[cut:], group[:cut]]
 
 
 def iterate_by_length(lengths: Sequence[int] | np.ndarray, rows: int) -> Iterator[list[int]]:

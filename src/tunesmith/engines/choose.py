@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 from typing import Literal
 
+from tunesmith.engines import base
 from tunesmith.engines.base import Engine
 from tunesmith.errors import EngineError
 from tunesmith.models.architecture import Architecture
@@ -40,3 +41,26 @@ def open_engine(
         raise EngineError(
             f"the engine {name} cannot be loaded ({error}); install it with: pip install {package}"
         ) from None
+
+
+def device_limits(name: Literal["torch", "mlx"]) -> tuple[int | None, int | None]:
+    """Bytes that a graphics processor may use, and that one buffer of it may have; None without one."""
+    if name == "mlx":
+        from tunesmith.engines import mlx_engine
+
+        return mlx_engine.device_limits()
+    import torch
+
+    return (torch.cuda.mem_get_info()[0], None) if torch.cuda.is_available() else (None, None)
+
+
+def settled(name: Literal["torch", "mlx"], wanted: Precision) -> tuple[base.Precision, int]:
+    """The precision that "auto" means on this machine, and how many cores take rows of their own."""
+    if name == "mlx":
+        from tunesmith.engines import mlx_engine
+
+        return mlx_engine.settled(wanted), 1
+    from tunesmith.engines import torch_engine
+
+    device = torch_engine.best_device()
+    return torch_engine.fastest_dtype(device) if wanted == "auto" else wanted, torch_engine.core_count(device)

@@ -23,12 +23,10 @@ from mlx_lm.models.rope_utils import initialize_rope
 
 from tunesmith.engines import adapter
 from tunesmith.engines.base import LoraShape
+from tunesmith.engines.needs import HEAD_BYTES
 from tunesmith.errors import EngineError, ModelError
 from tunesmith.models.architecture import Architecture, Rope
 from tunesmith.models.weights import tensor_index
-
-HEAD_BYTES = 2**28
-"""Logits held at once, in bytes of float32: 256 MB is 440 positions of Qwen's 152,000 words."""
 
 CLASSES = {"llama": "llama", "mistral": "llama", "qwen2": "qwen2", "qwen3": "qwen3", "gemma3": "gemma3_text"}
 
@@ -199,17 +197,6 @@ def _recomputed(layer: Any, index: int, lora: Adapter, x: mx.array, mask: mx.arr
             lora.arrays = before
 
     return mx.checkpoint(run)({name: a for name, a in lora.arrays.items() if name.startswith(mine)}, x)
-
-
-def kept_bytes(arch: Architecture, layers: int, rows: int, length: int, size: int) -> int:
-    """About what the way back needs of ``layers`` trained layers when nothing is recomputed, in bytes.
-
-    A token leaves about 8 vectors of the model's width, 4 of the MLP's, 4 of the heads' together, and a
-    row of attention for each head, before and after the softmax (MLX's gradient does not fuse it);
-    ``size`` is bytes per element.
-    """
-    token = 8 * arch.width + 4 * arch.mlp_width + arch.heads * (4 * arch.head_dim + 2 * length)
-    return layers * rows * length * token * size
 
 
 def build(arch: Architecture) -> nn.Module:

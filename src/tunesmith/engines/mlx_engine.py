@@ -20,22 +20,24 @@ from tunesmith.engines.base import (
     Precision,
     StepResult,
     StepSettings,
+    iterate_by_padding,
     iterate_by_tokens,
     peak_memory,
 )
-from tunesmith.engines.mlx_decoder import Adapter, Decoder, kept_bytes
+from tunesmith.engines.mlx_decoder import Adapter, Decoder
 from tunesmith.engines.mlx_generate import Picker, generate
+from tunesmith.engines.needs import kept_by_mlx, recomputes
 from tunesmith.errors import EngineError, OutOfMemory, TrainingError
 from tunesmith.models.architecture import Architecture
 
 BETAS, EPSILON = (0.9, 0.999), 1e-8
 CLIP_EPSILON = 1e-6
 """torch.nn.utils.clip_grad_norm_ divides by norm + 1e-6."""
-ROOM_USED = 0.6
-"""The part of memory left by the weights that layers may fill before they are recomputed instead."""
-
 PREFIX_TOKENS = 2048
 """Tokens that go through a layer at once when nothing is kept for the way back."""
+
+SPARED = 256
+"""Tokens of padding that are worth a pass of their own."""
 
 Arrays = dict[str, mx.array]
 
@@ -51,12 +53,12 @@ class MlxEngine:
     name = "mlx"
 
     def __init__(self, folder: Path, arch: Architecture, dtype: str = "auto", above: int = 0):
-        limit = wired_limit(mx.device_info()) if mx.metal.is_available() else None
+        limit, _ = device_limits()
         if limit:
             mx.set_wired_limit(limit)
         with out_of_memory():
             self._decoder = Decoder(folder, arch, compute_dtype(dtype, platform.machine(), sys.platform), above)
-        self.precision: Precision = "bf16" if self._decoder.dtype == mx.bfloat16 else "fp32"
+        self.precision: Precision = settled(dtype)
         self._room = limit - mx.get_active_memory() if limit else None
         self._optimizer = AdamW()
 
@@ -87,8 +89,9 @@ class MlxEngine:
         lora = self._adapter()
         arrays, loss = lora.arrays, 0.0
         total = {name: mx.zeros_like(array) for name, array in arrays.items()}
+        parts = [batch.rows(rows) for batch in micro_batches for rows in iterate_by_padding(batch.lengths, SPARED)]
         try:
-            for index, batch in enumerate(micro_batches):
+            for index, batch in enumerate(parts):
                 if not batch.learned:
                     continue
                 lora.draw(step_key(settings, index))
@@ -108,8 +111,8 @@ class MlxEngine:
         """Whether layers should run twice (a third more work) because their insides do not fit."""
         arch, shape = self._decoder.arch, self._adapter().shape
         rows, length = batch.ids.shape
-        need = kept_bytes(arch, len(trained_layers(arch, shape)), rows, length, self._decoder.dtype.size)
-        return self._room is not None and need > ROOM_USED * self._room
+        need = kept_by_mlx(arch, len(trained_layers(arch, shape)), rows, length, self._decoder.dtype.size)
+        return recomputes(need, self._room)
 
     def _learned_losses(self, batch: Batch, *, recompute: bool = False) -> mx.array:
         """Negative log-likelihood of the learned tokens, row by row: float32 [batch.learned]."""
@@ -225,9 +228,9 @@ def number(scalar: mx.array) -> float:
     return float(scalar.item())  # type: ignore[arg-type]  # complex is among its types
 
 
-def step_key(settings: StepSettings, micro_batch: int) -> mx.array:
-    """The key of all that is random in one micro-batch: a step taken again draws the same."""
-    entropy = np.random.SeedSequence([settings.seed, settings.step, micro_batch])
+def step_key(settings: StepSettings, part: int) -> mx.array:
+    """The key of all that is random in one part of the rows: a step taken again draws the same."""
+    entropy = np.random.SeedSequence([settings.seed, settings.step, part])
     return mx.random.key(int(entropy.generate_state(1, np.uint64)[0]))
 
 
@@ -239,6 +242,18 @@ def compute_dtype(dtype: str, machine: str, system: str) -> mx.Dtype:
     if dtype not in known:
         raise EngineError(f"dtype {dtype!r} is unknown to the MLX engine; choose auto, bf16 or fp32")
     return known[dtype]
+
+
+def settled(dtype: str) -> Precision:
+    return "bf16" if compute_dtype(dtype, platform.machine(), sys.platform) == mx.bfloat16 else "fp32"
+
+
+def device_limits() -> tuple[int | None, int | None]:
+    """What the GPU may use, and one buffer of it, in bytes; None without a GPU."""
+    if not mx.metal.is_available():
+        return None, None
+    device = mx.device_info()
+    return wired_limit(device), int(device.get("max_buffer_length", 0)) or None
 
 
 def wired_limit(device: Mapping[str, str | int]) -> int | None:

@@ -11,7 +11,8 @@ import torch.nn.functional as F
 from safetensors import safe_open
 from torch import Tensor
 
-from tunesmith.engines.torch_functions import Attention, Gated, HeadLoss, LoraLinear, RmsNorm, Rotate, turn
+from tunesmith.engines.torch_functions import Attention, Gated, HeadLoss, LoraLinear, Places, RmsNorm, turn
+from tunesmith.engines.torch_pack import Packed
 from tunesmith.models.architecture import Architecture, Rope
 from tunesmith.models.weights import tensor_index
 
@@ -112,32 +113,30 @@ class Decoder:
 
     # -- forward ---------------------------------------------------------------------------------
 
-    def hidden(self, ids: Tensor, updates: Updates, states: Tensor | None = None, start: int = 0) -> Tensor:
-        """Last hidden states [rows * length, width] of ids [rows, length], the final norm applied; from layer
-        ``start`` on when the ``states`` [rows * length, width] that enter it are known."""
-        x = self.embed(ids) if states is None else states
-        for i in range(start, self.arch.layers):
-            x = self.advance(x, (ids.shape[0], ids.shape[1]), i, self.layer(i), updates)
+    def hidden(self, packed: Packed, updates: Updates, start: int = 0) -> Tensor:
+        """Last hidden states [tokens, width], the final norm applied; from layer ``start`` on when the states that
+        enter it are known."""
+        x = self.embed(packed.ids) if packed.states is None else packed.states
+        for i in range(0 if packed.states is None else start, self.arch.layers):
+            x = self.advance(x, packed, i, self.layer(i), updates)
         return RmsNorm.apply(x, self.norm, self.arch.norm_eps)
 
-    def advance(self, x: Tensor, shape: tuple[int, int], i: int, layer: Layer, updates: Updates) -> Tensor:
-        """States [rows * length, width] behind layer ``i``, of those before it; shape is (rows, length)."""
-        rows, length = shape
-        cos, sin = self._rotation(self.arch.rope_of(i), length)
-        mask = self._mask(length, self.arch.windows[i])
-        q, k, v = self._queries(x, i, layer, updates, shape)
-        q, k = Rotate.apply(q, cos, sin), Rotate.apply(k, cos, sin)
-        o = Attention.apply(q, k, v.transpose(1, 2).contiguous(), mask, self.arch.query_scale)
-        return self._rest(x, o.transpose(1, 2).reshape(rows * length, -1), i, layer, updates)
+    def advance(self, x: Tensor, packed: Packed, i: int, layer: Layer, updates: Updates) -> Tensor:
+        """States [tokens, width] behind layer ``i``, of those before it."""
+        rope, window = self.arch.rope_of(i), self.arch.windows[i]
+        where = [
+            Places(block, self._mask(block.length, window), *self._rotation(rope, block.length))
+            for block in packed.blocks
+        ]
+        q, k, v = self._queries(x, i, layer, updates, (len(x),))
+        return self._rest(x, Attention.apply(q, k, v, where, self.arch.query_scale), i, layer, updates)
 
-    def losses(
-        self, ids: Tensor, learn: Tensor, updates: Updates, states: Tensor | None = None, start: int = 0
-    ) -> tuple[Tensor, Tensor]:
+    def losses(self, packed: Packed, updates: Updates, start: int = 0) -> tuple[Tensor, Tensor]:
         """Negative log-likelihood (float32, nats) of every learned token, and the row each is of; see `hidden`."""
-        rows, at = learn.nonzero(as_tuple=True)
-        positions = rows * ids.shape[1] + at - 1  # the token before predicts it
-        hidden = self.hidden(ids, updates, states, start)
-        return HeadLoss.apply(hidden, positions, ids[rows, at], self.head), rows
+        (at,) = packed.learn.nonzero(as_tuple=True)
+        hidden = self.hidden(packed, updates, start)
+        # The token before predicts it; a row's first is never learned.
+        return HeadLoss.apply(hidden, at - 1, packed.ids[at], self.head), packed.row[at]
 
     def read(self, ids: Tensor, pads: Tensor, cache: Cache, updates: Updates) -> Tensor:
         """Logits [rows, vocabulary] after the last of ids [rows, n], which the cache takes in.
@@ -187,13 +186,13 @@ class Decoder:
         return x * torch.tensor(self.arch.embedding_scale, dtype=self.dtype) if self.arch.embedding_scale != 1 else x
 
     def _queries(
-        self, x: Tensor, i: int, layer: Layer, updates: Updates, shape: tuple[int, int]
+        self, x: Tensor, i: int, layer: Layer, updates: Updates, shape: tuple[int, ...]
     ) -> tuple[Tensor, Tensor, Tensor]:
-        """q, k, v [rows, length, heads or groups, size], not yet rotated."""
+        """q, k, v [*shape, heads or groups, size] of x [tokens, width], not yet rotated."""
         arch = self.arch
         normed = RmsNorm.apply(x, layer.norm["attention"], arch.norm_eps)
         qkv = self._linear(normed, i, "qkv", layer, updates).view(*shape, -1, arch.head_dim)
-        q, k, v = qkv.split([arch.heads, arch.kv_heads, arch.kv_heads], 2)
+        q, k, v = qkv.split([arch.heads, arch.kv_heads, arch.kv_heads], -2)
         if arch.qk_norm:
             q = RmsNorm.apply(q, layer.norm["q"], arch.norm_eps)
             k = RmsNorm.apply(k, layer.norm["k"], arch.norm_eps)

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -22,20 +23,22 @@ from tunesmith.engines.base import (
     iterate_by_tokens,
     peak_memory,
 )
+from tunesmith.engines.needs import MOST_TOKENS
 from tunesmith.engines.torch_cores import Cores, memory_errors
 from tunesmith.engines.torch_decoder import GROUPS, Decoder, Layer, Update, Updates
 from tunesmith.engines.torch_generate import Picker, continue_prompts
+from tunesmith.engines.torch_pack import Packed, pack
 from tunesmith.errors import EngineError, TrainingError
 from tunesmith.models.architecture import Architecture
 
 LEAST_TOKENS = 64
 """Fewer tokens than that are not worth a core of their own: its matrix products would be too thin."""
-MOST_TOKENS = 512
-"""A core takes no more tokens at once, whatever the batch: that bounds memory, and costs no speed."""
 FEW_SHAPES = 16
 """Lengths are padded to a multiple of that: for every new shape of a matrix product the CPU library
 writes new machine code, which takes longer than the product and is kept in memory. Without it steps on
 rows of all lengths took twice as long, and memory grew by 100 MB with each."""
+os.environ.setdefault("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "64")
+"""Of what that code keeps, for so many products: else a gigabyte in an hour. Read at the first product."""
 MOMENTS = {"m": "exp_avg", "v": "exp_avg_sq"}
 Cut = Callable[[Tensor, Tensor], Tensor]
 DTYPES = {"bf16": torch.bfloat16, "fp32": torch.float32}
@@ -70,13 +73,13 @@ class TorchEngine:
 
     def __init__(self, folder: Path, arch: Architecture, dtype: str = "auto", above: int = 0) -> None:
         self.arch = arch
-        self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        self.device = best_device()
         name: Any = fastest_dtype(self.device) if dtype == "auto" else dtype
         if name not in DTYPES:
             raise EngineError(f"precision {dtype!r} is not known; known are auto, {', '.join(DTYPES)}")
         self.dtype = DTYPES[name]
         self.precision: Precision = name
-        self._cores = Cores(torch.get_num_threads() if self.device.type == "cpu" else 1)
+        self._cores = Cores(core_count(self.device))
         self._multiple = FEW_SHAPES if self.device.type == "cpu" else 1
         with memory_errors(), torch.no_grad():
             self.decoder = Decoder(folder, arch, self.dtype, self.device, above)
@@ -143,7 +146,7 @@ class TorchEngine:
         if not learned:
             raise TrainingError(f"step {settings.step} has no token to learn; check the rows with `tunesmith check`")
         work = [
-            (batch.rows(rows, self._multiple), self._generator(settings, i, j))
+            (self._packed(batch, rows), self._generator(settings, i, j))
             for i, batch in enumerate(micro_batches)
             for j, rows in enumerate(self._parts(batch))
         ]
@@ -154,10 +157,10 @@ class TorchEngine:
                 self._trained[place].add(update)
         return StepResult(total, self._update(settings), learned)
 
-    def _gradients(self, batch: Batch, generator: torch.Generator | None, learned: int) -> tuple[float, Updates]:
-        """The batch's part of the mean loss; its gradients are left on the updates."""
+    def _gradients(self, rows: Packed, generator: torch.Generator | None, learned: int) -> tuple[float, Updates]:
+        """These rows' part of the mean loss; its gradients are left on the updates."""
         updates = self._updates(generator, wanted=True)
-        losses, _ = self.decoder.losses(*self._tensors(batch), updates, *self._states(batch))
+        losses, _ = self.decoder.losses(rows, updates, self._lowest())
         loss = losses.sum() / learned
         loss.backward()
         return loss.item(), updates
@@ -227,57 +230,61 @@ class TorchEngine:
 
     def losses(self, batch: Batch, *, adapter: bool = True) -> tuple[np.ndarray, np.ndarray]:
         summed, updates, parts = np.zeros(len(batch.ids)), self._updates(adapter=adapter), self._parts(batch)
-        measure = self._cores.each(lambda rows: self._losses(batch.rows(rows, self._multiple), updates), parts)
+        measure = self._cores.each(lambda rows: self._losses(self._packed(batch, rows), updates, len(rows)), parts)
         for rows, losses in zip(parts, measure, strict=True):
             summed[rows] = losses
         return summed, batch.learn.sum(1).astype(np.int64)
 
     @torch.no_grad()
-    def _losses(self, batch: Batch, updates: Updates) -> np.ndarray:
-        losses, rows = self.decoder.losses(*self._tensors(batch), updates, *self._states(batch))
-        return torch.zeros(len(batch.ids), dtype=torch.float64).index_add_(0, rows.cpu(), losses.double().cpu()).numpy()
+    def _losses(self, packed: Packed, updates: Updates, count: int) -> np.ndarray:
+        losses, rows = self.decoder.losses(packed, updates, self._lowest())
+        return torch.zeros(count, dtype=torch.float64).index_add_(0, rows.cpu(), losses.double().cpu()).numpy()
 
     @torch.no_grad()
     def logits(self, ids: Sequence[int], *, adapter: bool = True) -> np.ndarray:
         with memory_errors():
-            row = torch.tensor([list(ids)], device=self.device)
-            hidden = self.decoder.hidden(row, self._updates(adapter=adapter))
+            row = self._packed(_unlearned([np.asarray(ids)]), [0])
+            hidden = self.decoder.hidden(row, self._updates(adapter=adapter))[: len(ids)]
             return (hidden @ self.decoder.head.t()).float().cpu().numpy()
 
     def prefix(self, rows: Sequence[np.ndarray]) -> list[np.ndarray]:
         self._need_adapter()
         groups = list(iterate_by_tokens([len(row) for row in rows], MOST_TOKENS))
-        batches = [Batch.of([(rows[i], np.zeros(len(rows[i]), bool)) for i in part]) for part in groups]
-        batches = [batch.rows(range(len(batch.ids)), self._multiple) for batch in batches]
-        states = list(self._cores.each(self._embedded, batches))
+        packs = [self._packed(_unlearned([rows[i] for i in group]), range(len(group))) for group in groups]
+        states = list(self._cores.each(self._embedded, packs))
         for i in range(self._lowest()):
-            layer = self.decoder.layer(i)
-            jobs = [(x, batch.ids.shape, i, layer) for x, batch in zip(states, batches, strict=True)]
-            states = list(self._cores.each(self._advanced, jobs))
+            states = self._through(i, states, packs)
         found: list[np.ndarray] = [np.empty(0)] * len(rows)
-        for part, batch, x in zip(groups, batches, states, strict=True):
-            for i, row in zip(part, x.view(*batch.ids.shape, -1), strict=True):
-                found[i] = _bits(row[: len(rows[i])])
+        for group, x in zip(groups, states, strict=True):
+            at = 0
+            for i in group:  # the longest first, as they are packed
+                found[i] = _bits(x[at : at + len(rows[i])])
+                at += len(rows[i])
         return found
 
-    @torch.no_grad()
-    def _embedded(self, batch: Batch) -> Tensor:
-        return self.decoder.embed(self._tensors(batch)[0])
+    def _through(self, i: int, states: Sequence[Tensor], packs: Sequence[Packed]) -> list[Tensor]:
+        """States behind layer ``i``, of which nothing stays in memory when it is not kept."""
+        layer = self.decoder.layer(i)
+        jobs = [(x, packed, i, layer) for x, packed in zip(states, packs, strict=True)]
+        return list(self._cores.each(self._advanced, jobs))
 
     @torch.no_grad()
-    def _advanced(self, job: tuple[Tensor, tuple[int, int], int, Layer]) -> Tensor:
+    def _embedded(self, packed: Packed) -> Tensor:
+        return self.decoder.embed(packed.ids)
+
+    @torch.no_grad()
+    def _advanced(self, job: tuple[Tensor, Packed, int, Layer]) -> Tensor:
         return self.decoder.advance(*job, {})
 
     def _lowest(self) -> int:
         return layout.trained_layers(self.arch, self._shape).start
 
-    def _states(self, batch: Batch) -> tuple[Tensor | None, int]:
-        """What enters the lowest trained layer, and which that is, when the batch brings it."""
-        if batch.states is None:
-            return None, 0
-        states = torch.from_numpy(batch.states)
-        states = states.view(torch.bfloat16) if states.dtype == torch.uint16 else states
-        return states.flatten(0, 1).to(self.device, self.dtype), self._lowest()
+    def _packed(self, batch: Batch, rows: Sequence[int]) -> Packed:
+        packed = pack(batch, rows, self._multiple, self.device)
+        if packed.states is None:
+            return packed
+        states = packed.states.view(torch.bfloat16) if packed.states.dtype == torch.uint16 else packed.states
+        return replace(packed, states=states.to(self.dtype))
 
     def generate(self, prompts: Sequence[Sequence[int]], *, max_new_tokens: int, stop: frozenset[int],
                  temperature: float = 0.0, seed: int = 0, adapter: bool = True,
@@ -318,16 +325,25 @@ class TorchEngine:
             for place, t in self._trained.items()
         }
 
-    def _tensors(self, batch: Batch) -> tuple[Tensor, Tensor]:
-        ids = torch.from_numpy(batch.ids.astype(np.int64)).to(self.device)
-        return ids, torch.from_numpy(batch.learn).to(self.device)
+
+def best_device() -> torch.device:
+    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
 
-def fastest_dtype(device: torch.device) -> str:
+def core_count(device: torch.device) -> int:
+    """How many take rows of their own; a graphics processor takes all of them."""
+    return torch.get_num_threads() if device.type == "cpu" else 1
+
+
+def fastest_dtype(device: torch.device) -> Precision:
     """bf16 where the processor multiplies it in hardware, fp32 elsewhere."""
     if device.type == "cuda":
         return "bf16" if torch.cuda.is_bf16_supported(including_emulation=False) else "fp32"
     return "bf16" if torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported() else "fp32"
+
+
+def _unlearned(rows: Sequence[np.ndarray]) -> Batch:
+    return Batch.of([(row, np.zeros(len(row), bool)) for row in rows])
 
 
 def _numpy(tensor: Tensor) -> np.ndarray:

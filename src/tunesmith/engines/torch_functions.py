@@ -8,6 +8,8 @@ All weights of the base are frozen: no function computes a gradient for them.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -15,11 +17,8 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.autograd import Function
 
-HEAD_ROWS = 128
-"""Positions whose logits exist at one time: 128 x 49,152 x 4 bytes = 25 MB."""
-
-SCORES = 2**21
-"""Attention scores that exist at one time, so that they stay in the processor's cache."""
+from tunesmith.engines.needs import HEAD_ROWS, SCORES
+from tunesmith.engines.torch_pack import Block
 
 
 class LoraLinear(Function):
@@ -75,30 +74,8 @@ class RmsNorm(Function):
         return grad.mul_(rate).addcmul_(x, along), None, None
 
 
-class Rotate(Function):
-    """Rotary positions (Su et al. 2021), halves rotated against each other, written head by head.
-
-    x [rows, length, heads, size] -> [rows, heads, length, size]; cos, sin [length, size/2] or, in
-    generation, [rows, 1, length, size/2]. The backward pass turns the other way.
-    """
-
-    @staticmethod
-    def forward(ctx: Any, x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
-        ctx.save_for_backward(cos, sin)
-        x = x.transpose(1, 2)
-        return turn(x, cos, sin, x.new_empty(x.shape))
-
-    @staticmethod
-    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
-        cos, sin = ctx.saved_tensors
-        grad = grads[0]
-        rows, heads, length, size = grad.shape
-        out = grad.new_empty(rows, length, heads, size).transpose(1, 2)
-        return turn(grad, cos, -sin, out).transpose(1, 2), None, None
-
-
 def turn(x: Tensor, cos: Tensor, sin: Tensor, out: Tensor) -> Tensor:
-    """Rotate the halves of x's last axis into ``out``."""
+    """Rotary positions (Su et al. 2021): the halves of x's last axis, rotated against each other, into ``out``."""
     half = x.shape[-1] // 2
     first, second = x[..., :half], x[..., half:]
     torch.mul(first, cos, out=out[..., :half]).addcmul_(second, sin, value=-1)
@@ -106,52 +83,94 @@ def turn(x: Tensor, cos: Tensor, sin: Tensor, out: Tensor) -> Tensor:
     return out
 
 
-class Attention(Function):
-    """Causal attention with grouped queries: softmax(scale q k^T + mask) v.
+@dataclass(frozen=True)
+class Places:
+    """How a block of rows is attended: mask [length, length] of 0 and -inf, cos and sin [length, size/2]."""
 
-    q [rows, heads, length, size], k and v [rows, groups, length, size], mask [length, length] of
-    0 and -inf. Only q, k, v are kept; the probabilities are computed again in the backward pass,
-    a few heads at a time, so that memory grows with the length and not with its square.
+    block: Block
+    mask: Tensor
+    cos: Tensor
+    sin: Tensor
+
+
+class Attention(Function):
+    """Causal attention inside each row, with rotary positions and grouped queries: softmax(scale q k^T + mask) v.
+
+    q [tokens, heads, size], k and v [tokens, groups, size] -> [tokens, heads * size]. Only q, k, v are kept; the
+    probabilities are computed again in the backward pass, a few heads at a time, so that memory grows with the
+    length and not with its square.
     """
 
     @staticmethod
-    def forward(ctx: Any, q: Tensor, k: Tensor, v: Tensor, mask: Tensor, scale: float) -> Tensor:
-        ctx.save_for_backward(q, k, v, mask)
-        ctx.scale = scale
-        queries, keys, values, tall = _grouped(q, k, v, mask)
-        out = torch.empty_like(queries)
-        for part in _parts(queries.shape[0], tall.numel()):
-            p = _probabilities(queries[part], keys[part], tall, scale)
-            torch.bmm(p, values[part], out=out[part])
-        return out.view(q.shape)
+    def forward(ctx: Any, q: Tensor, k: Tensor, v: Tensor, where: list[Places], scale: float) -> Tensor:
+        groups, out, kept = k.shape[1], torch.zeros_like(q), []
+        for places in where:
+            laid = [_laid_out(x, places, groups, turned=x is not v) for x in (q, k, v)]
+            found = torch.empty_like(laid[0])
+            for part, tall in _parts(laid[0], places.mask):
+                p = _probabilities(laid[0][part], laid[1][part], tall, scale)
+                torch.bmm(p, laid[2][part], out=found[part])
+            _put_back(found, places, out)
+            kept += laid
+        ctx.save_for_backward(*kept)
+        ctx.where, ctx.scale, ctx.shapes = where, scale, (q.shape, k.shape)
+        return out.flatten(1)
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
-        q, k, v, mask = ctx.saved_tensors
-        queries, keys, values, tall = _grouped(q, k, v, mask)
-        grad = grads[0].reshape(queries.shape)
-        grad_q, grad_k, grad_v = (torch.empty_like(t) for t in (queries, keys, values))
-        for part in _parts(queries.shape[0], tall.numel()):
-            p = _probabilities(queries[part], keys[part], tall, ctx.scale)
-            torch.bmm(p.transpose(1, 2), grad[part], out=grad_v[part])
-            grad_p = torch.bmm(grad[part], values[part].transpose(1, 2))
-            grad_s = torch.ops.aten._softmax_backward_data(grad_p, p, -1, p.dtype).mul_(ctx.scale)
-            torch.bmm(grad_s, keys[part], out=grad_q[part])
-            torch.bmm(grad_s.transpose(1, 2), queries[part], out=grad_k[part])
-        return grad_q.view(q.shape), grad_k.view(k.shape), grad_v.view(v.shape), None, None
+        heads, groups = ctx.shapes
+        grad_q, grad_k, grad_v = (grads[0].new_zeros(shape) for shape in (heads, groups, groups))
+        for i, places in enumerate(ctx.where):
+            q, k, v = ctx.saved_tensors[3 * i : 3 * i + 3]
+            grad = _laid_out(grads[0].view(heads), places, groups[1], turned=False)
+            laid_q, laid_k, laid_v = (torch.empty_like(x) for x in (q, k, v))
+            for part, tall in _parts(q, places.mask):
+                p = _probabilities(q[part], k[part], tall, ctx.scale)
+                torch.bmm(p.transpose(1, 2), grad[part], out=laid_v[part])
+                grad_p = torch.bmm(grad[part], v[part].transpose(1, 2))
+                grad_s = torch.ops.aten._softmax_backward_data(grad_p, p, -1, p.dtype).mul_(ctx.scale)
+                torch.bmm(grad_s, k[part], out=laid_q[part])
+                torch.bmm(grad_s.transpose(1, 2), q[part], out=laid_k[part])
+            _put_back(laid_q, places, grad_q, turned=True)
+            _put_back(laid_k, places, grad_k, turned=True)
+            _put_back(laid_v, places, grad_v)
+        return grad_q, grad_k, grad_v, None, None
 
 
-def _grouped(q: Tensor, k: Tensor, v: Tensor, mask: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Stack the query heads that share a key: no key is ever copied."""
-    rows, groups, length, size = k.shape
-    share = q.shape[1] // groups
-    flat = (rows * groups, length, size)
-    return q.reshape(rows * groups, share * length, size), k.reshape(flat), v.reshape(flat), mask.repeat(share, 1)
+def _laid_out(x: Tensor, places: Places, groups: int, *, turned: bool) -> Tensor:
+    """x [tokens, heads, size] as [rows * groups, heads / groups * length, size], zero where a row has ended: the query
+    heads that share a key lie behind each other, so that no key is ever copied."""
+    block, size = places.block, x.shape[-1]
+    out = x.new_zeros(len(block.rows), groups, x.shape[1] // groups, block.length, size)
+    for to, row in zip(out, block.rows, strict=True):
+        n = row.stop - row.start
+        own = x[row].view(n, groups, -1, size).permute(1, 2, 0, 3)
+        if turned:
+            turn(own, places.cos[:n], places.sin[:n], to[:, :, :n])
+        else:
+            to[:, :, :n] = own
+    return out.view(len(block.rows) * groups, -1, size)
 
 
-def _parts(count: int, scores_each: int) -> list[slice]:
-    step = max(1, SCORES // scores_each)
-    return [slice(i, min(i + step, count)) for i in range(0, count, step)]
+def _put_back(x: Tensor, places: Places, out: Tensor, *, turned: bool = False) -> None:
+    """The way back of `_laid_out`, into ``out`` [tokens, heads, size]."""
+    block, size = places.block, x.shape[-1]
+    x = x.view(len(block.rows), x.shape[0] // len(block.rows), -1, block.length, size)
+    for own, row in zip(x, block.rows, strict=True):
+        n = row.stop - row.start
+        to = out[row].view(n, x.shape[1], -1, size).permute(1, 2, 0, 3)
+        if turned:
+            turn(own[:, :, :n], places.cos[:n], -places.sin[:n], to)
+        else:
+            to.copy_(own[:, :, :n])
+
+
+def _parts(queries: Tensor, mask: Tensor) -> Iterator[tuple[slice, Tensor]]:
+    """Some heads at a time, and the mask of all queries that share a key."""
+    tall = mask.repeat(queries.shape[1] // len(mask), 1)
+    step = max(1, SCORES // tall.numel())
+    for i in range(0, len(queries), step):
+        yield slice(i, min(i + step, len(queries))), tall
 
 
 def _probabilities(q: Tensor, k: Tensor, mask: Tensor, scale: float) -> Tensor:

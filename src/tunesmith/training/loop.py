@@ -17,6 +17,7 @@ from tunesmith.errors import TrainingError
 from tunesmith.progress import Progress
 from tunesmith.settings import TrainSettings
 from tunesmith.training.checkpoints import Checkpoints, State
+from tunesmith.training.guard import Guard
 from tunesmith.training.order import Order
 from tunesmith.training.prefix import Prefix
 from tunesmith.training.schedule import learning_rate
@@ -37,7 +38,7 @@ class Rows:
 
 def passes(train: Tokens, valid: Tokens, settings: TrainSettings) -> tuple[list[np.ndarray], float]:
     """Token ids of every row that a training uses, and how often it goes through the model on average."""
-    order = Order(train.lengths, settings.batch, settings.seed)
+    order = Order(len(train), settings.batch, settings.seed)
     steps = settings.steps or settings.epochs * order.steps_per_epoch
     few = steps < order.steps_per_epoch
     used = sorted({row for step in range(1, steps + 1) for row in order.rows(step)}) if few else range(len(train))
@@ -56,10 +57,11 @@ class Loop:
     """One training, from its last checkpoint to its end. The engine already carries the adapter."""
 
     def __init__(self, engine: Engine, rows: Rows, settings: TrainSettings, checkpoints: Checkpoints,
-                 config: dict[str, Any], stop: Callable[[], bool] = lambda: False) -> None:  # fmt: skip
+                 config: dict[str, Any], stop: Callable[[], bool] = lambda: False,
+                 guard: Guard | None = None) -> None:  # fmt: skip
         self.engine, self.rows, self.settings = engine, rows, settings
-        self.checkpoints, self.config, self.stop = checkpoints, config, stop
-        self.order = Order(rows.train.lengths, settings.batch, settings.seed)
+        self.checkpoints, self.config, self.stop, self.guard = checkpoints, config, stop, guard
+        self.order = Order(len(rows.train), settings.batch, settings.seed)
         self.steps = settings.steps or settings.epochs * self.order.steps_per_epoch
         self.every = validation_steps(settings, self.steps)
         self.state = State()
@@ -82,6 +84,7 @@ class Loop:
                 yield from self._save(milestone=False)
                 return
             yield self._step(pace)
+            yield from self._guarded()
             due = self.state.step % self.every == 0 or self.state.step == self.steps
             if due or time.monotonic() - saved > 60 * self.settings.save_minutes:
                 began = time.monotonic()
@@ -141,6 +144,32 @@ class Loop:
                 f"the loss diverges: {state.smooth_loss:.2f} at step {step}, "
                 f"it was {state.lowest_smooth:.2f}; {self._advice()}"
             )
+
+    def _guarded(self) -> Iterator[Progress]:
+        """Say what gets scarce; before it is gone, save and wait until there is some again.
+
+        Raises `TrainingError` when that takes too long: what this run itself holds is free then.
+        """
+        if self.guard is None:
+            return
+        for finding in self.guard.look():
+            yield self._progress("note", message=finding.message)
+            if finding.pause:
+                yield from self._save(milestone=False)
+                yield from self._pause(self.guard)
+                return
+
+    def _pause(self, guard: Guard) -> Iterator[Progress]:
+        for what in guard.waiting():
+            if self.stop():
+                return
+            yield self._progress("working", message=f"paused, and saved: {what}")
+        if lacking := guard.lacking():
+            raise TrainingError(
+                f"stopped after step {self.state.step}, with everything saved: {lacking}, then start the same command "
+                "again; it continues there"
+            )
+        yield self._progress("note", message="it goes on")
 
     def _advice(self) -> str:
         kept = f"the adapter of step {self.state.best_step} is kept; " if self.state.best_step else ""

@@ -21,12 +21,11 @@ import numpy as np
 
 from tunesmith import files
 from tunesmith.engines.base import Engine
+from tunesmith.engines.needs import FILL
 from tunesmith.errors import StorageError
 from tunesmith.models.find import IMPORTER
 from tunesmith.progress import Progress
 
-BLOCK = 8192
-"""Tokens computed between two writes: enough that reading the layers takes little of the time."""
 SPARE = 2 << 30
 """Bytes of the disk that stay free."""
 PAYS = 1.3
@@ -53,35 +52,46 @@ class Prefix:
             self.folder.mkdir(parents=True, exist_ok=True)
             os.utime(self.folder)  # when it was used last
             in_use = os.open(self.folder / "in-use", os.O_RDWR | os.O_CREAT, 0o644)
+            self._states = os.open(self.folder / "states", os.O_RDONLY | os.O_CREAT, 0o644)
         weakref.finalize(self, os.close, in_use)
+        weakref.finalize(self, os.close, self._states)
         files.try_lock(in_use, shared=True)
         self._load()
 
     def _load(self) -> None:
         """Take in what is there, as far as it is whole."""
-        states, index = self.folder / "states", self.folder / "index"
+        index = self.folder / "index"
         raw = index.read_bytes() if index.exists() else b""
         entries = np.frombuffer(raw[: len(raw) // _ENTRY.itemsize * _ENTRY.itemsize], _ENTRY)
-        rows = states.stat().st_size // self.bytes_of(1) if states.exists() else 0
+        rows = os.fstat(self._states).st_size // self.bytes_of(1)
         whole = (entries["start"] >= 0) & (entries["length"] > 0) & (entries["start"] + entries["length"] <= rows)
         entries = entries[: len(entries) if whole.all() else int(np.argmin(whole))]
-        self._map = np.memmap(states, self.dtype, "r", shape=(rows, self.width)) if len(entries) else None
         self._entries = entries[np.argsort(entries["key"][:, 0], kind="stable")]
 
     def of(self, ids: Row) -> np.ndarray | None:
-        """States [length, width] of a row, or None."""
+        """States [length, width] of a row, or None. They are read, not mapped: pages of a mapped file count as this
+        process's memory."""
+        start = self._start(ids)
+        if start is None:
+            return None
+        raw = os.pread(self._states, self.bytes_of(len(ids)), self.bytes_of(start))
+        # Cut short by somebody else meanwhile: then it is not known.
+        return np.frombuffer(raw, self.dtype).reshape(-1, self.width) if len(raw) == self.bytes_of(len(ids)) else None
+
+    def _start(self, ids: Row) -> int | None:
+        """Where the states of a row begin, in tokens."""
         first, second = _key(ids)
         at = int(np.searchsorted(self._entries["key"][:, 0], first))
         while at < len(self._entries) and self._entries["key"][at, 0] == first:
             _, start, length = self._entries[at]
-            if self._entries["key"][at, 1] == second and length == len(ids) and self._map is not None:
-                return self._map[start : start + length]
+            if self._entries["key"][at, 1] == second and length == len(ids):
+                return int(start)
             at += 1
         return None
 
     def missing(self, rows: Iterable[Row]) -> list[Row]:
         """Those whose states are not there yet, each once."""
-        return list({_key(ids): ids for ids in rows if self.of(ids) is None}.values())
+        return list({_key(ids): ids for ids in rows if self._start(ids) is None}.values())
 
     def bytes_of(self, tokens: int) -> int:
         return tokens * self.width * self.dtype.itemsize
@@ -187,7 +197,7 @@ class Plan:
                 return None
             if prefix.missing(self.rows):
                 raise StorageError(f"{prefix.folder} was taken away meanwhile")
-        except (StorageError, OSError, ValueError) as error:  # ValueError: a file cut while it was mapped
+        except (StorageError, OSError) as error:
             yield self._note("computed again in every pass", f"what they give cannot be kept: {error}")
             return None
         size = f"{prefix.bytes_of(tokens) / 1e9:.1f} GB on disk"
@@ -209,7 +219,7 @@ def _blocks(rows: list[Row]) -> Iterator[list[np.ndarray]]:
     for ids in rows:
         block.append(np.asarray(ids))
         tokens += len(ids)
-        if tokens >= BLOCK:
+        if tokens >= FILL:
             yield block
             block, tokens = [], 0
     if block:

@@ -1,0 +1,159 @@
+"""What a training takes in memory, part by part, known from shapes alone, before a weight is read.
+
+Elements that the way back needs are counted from the code: torch_functions.py says what each function keeps.
+docs/speed.md compares these numbers with measured ones (benchmarks/memory.py).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from tunesmith.engines.adapter import trained_layers, widths
+from tunesmith.engines.base import LoraShape, Precision
+from tunesmith.models.architecture import Architecture
+
+HEAD_ROWS = 128
+"""Positions whose logits the torch engine holds at one time: 128 x 49,152 x 4 bytes = 25 MB."""
+MOST_TOKENS = 512
+"""A core takes no more tokens at once, whatever the batch: that bounds memory, and costs no speed."""
+SCORES = 2**21
+"""Attention scores that exist at one time, so that they stay in the processor's cache."""
+FILL = 8192
+"""Tokens whose states the lower layers compute between two writes: enough that reading the layers takes little of
+the time."""
+HEAD_BYTES = 2**28
+"""Logits that the mlx engine holds at once, in bytes of float32: 256 MB is 440 positions of Qwen's 152,000 words."""
+
+
+ROOM_USED = 0.6
+"""The part of memory left by the weights that the mlx engine's layers may fill before they are computed twice."""
+PROGRAM = {"torch": 500 << 20, "mlx": 300 << 20}
+"""Python, the libraries, and what they keep for themselves. Measured: benchmarks/memory.py."""
+SLACK = 1.15
+"""What is asked for in many sizes, in turn, leaves gaps: so much more is taken. Measured in the same way."""
+
+
+@dataclass(frozen=True)
+class Training:
+    """What decides the memory of a training. ``lengths``: tokens of each row of the largest micro-batch; ``learned``:
+    how many of these are predicted; ``streamed``: the frozen layers are not kept in memory."""
+
+    engine: str
+    precision: Precision
+    shape: LoraShape
+    lengths: Sequence[int]
+    learned: int
+    streamed: bool
+    cores: int = 1
+    """How many take rows of their own; 1 on a graphics processor."""
+    limit: int | None = None
+    """Bytes that a graphics processor may use."""
+
+
+@dataclass(frozen=True)
+class Needs:
+    """Bytes by part. ``largest``: what the largest single buffer is, and its bytes."""
+
+    program: int
+    """Python and the libraries, and what they keep for themselves."""
+    weights: int
+    adapter: int
+    """What learns, its gradients and the optimizer's moments."""
+    activations: int
+    head: int
+    filling: int
+    """What the frozen layers take beyond program and weights while their states are computed, before the steps."""
+    largest: tuple[str, int]
+
+    @property
+    def total(self) -> int:
+        """The peak: the filling is over when the steps begin."""
+        return self.program + self.weights + max(self.filling, self.adapter + self.activations + self.head)
+
+
+def needs(arch: Architecture, training: Training) -> Needs:
+    """What ``training`` takes of a model of that shape."""
+    size = 2 if training.precision == "bf16" else 4
+    layers = len(trained_layers(arch, training.shape))
+    ends = arch.vocabulary * arch.width * size
+    copies = 1 if arch.tied else 2
+    layer = arch.parameters * size // arch.layers - copies * ends // arch.layers
+    weights = (layers if training.streamed else arch.layers) * layer + copies * ends
+    modules = sum(training.shape.rank * sum(widths(arch, module)) for module in training.shape.modules) * layers
+    parts = _torch(arch, training, layers, size) if training.engine == "torch" else _mlx(arch, training, layers, size)
+    rows = min(training.learned, HEAD_ROWS if training.engine == "torch" else HEAD_BYTES // 4 // arch.vocabulary)
+    matrix = 2 * arch.mlp_width * arch.width * size
+    buffers = [(ends, "the embedding"), (matrix, "the matrix of an MLP"), (4 * rows * arch.vocabulary, "the logits")]
+    most, name = max(buffers)
+    return Needs(
+        program=PROGRAM[training.engine],
+        weights=weights,
+        adapter=parts.adapter * modules,
+        activations=int(SLACK * parts.activations),
+        head=int(SLACK * parts.head * rows),
+        # Of a layer that is read, one matrix is there twice; states go in, come out, and are copied for the disk.
+        filling=layer + matrix + 3 * FILL * arch.width * size if training.streamed else 0,
+        largest=(name, most),
+    )
+
+
+@dataclass(frozen=True)
+class _Parts:
+    """What differs between engines: bytes of each adapter element, of all activations, of each row of logits."""
+
+    adapter: int
+    activations: int
+    head: int
+
+
+def _torch(arch: Architecture, training: Training, layers: int, size: int) -> _Parts:
+    tokens, cores = _on_a_core(training), training.cores
+    passing = 6 * arch.mlp_width + 6 * arch.width  # inside one layer, on the way there and back
+    scores = 4 * min(SCORES, arch.heads * max(training.lengths) ** 2)
+    activations = cores * (tokens * (layers * _kept_by_torch(arch, training.shape) + passing) + scores) * size
+    return _Parts(16 + cores * 2 * size, activations, cores * arch.vocabulary * (8 + 2 * size))
+
+
+def _on_a_core(training: Training) -> int:
+    """Tokens that one core computes at once."""
+    total, longest = sum(training.lengths), max(training.lengths)
+    if training.cores == 1:
+        return total
+    return max(longest, min(MOST_TOKENS, -(-total // training.cores)))
+
+
+def _kept_by_torch(arch: Architecture, shape: LoraShape) -> int:
+    """Elements that one token leaves in one trained layer for the way back."""
+    heads, keys = arch.heads * arch.head_dim, arch.kv_heads * arch.head_dim
+    modules = set(shape.modules)
+    inputs = arch.width * bool(modules & {"q_proj", "k_proj", "v_proj"}) + heads * ("o_proj" in modules)
+    inputs += arch.width * bool(modules & {"gate_proj", "up_proj"}) + arch.mlp_width * ("down_proj" in modules)
+    kept = 2 * arch.width + heads + 2 * keys + 2 * arch.mlp_width  # both norms' inputs; q, k, v; gate and up
+    kept += inputs * (2 if shape.dropout else 1)  # and the mask of what was dropped
+    kept += heads + keys if arch.qk_norm else 0
+    return kept + (2 * arch.width if arch.sandwich_norms else 0)
+
+
+def _mlx(arch: Architecture, training: Training, layers: int, size: int) -> _Parts:
+    rows, length = len(training.lengths), max(training.lengths)
+    kept = kept_by_mlx(arch, layers, rows, length, size)
+    if recomputes(kept, training.limit):
+        kept = kept // layers + layers * rows * length * arch.width * size
+    return _Parts(20 + size, kept, 12 * arch.vocabulary)
+
+
+def kept_by_mlx(arch: Architecture, layers: int, rows: int, length: int, size: int) -> int:
+    """About what the way back needs of ``layers`` trained layers when nothing is recomputed, in bytes.
+
+    A token leaves about 8 vectors of the model's width, 4 of the MLP's, 4 of the heads' together, and a
+    row of attention for each head, before and after the softmax (MLX's gradient does not fuse it);
+    ``size`` is bytes per element.
+    """
+    token = 8 * arch.width + 4 * arch.mlp_width + arch.heads * (4 * arch.head_dim + 2 * length)
+    return layers * rows * length * token * size
+
+
+def recomputes(kept: int, room: int | None) -> bool:
+    """Whether mlx's layers run twice (a third more work) because their insides do not fit beside the weights."""
+    return room is not None and kept > ROOM_USED * room

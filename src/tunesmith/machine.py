@@ -1,0 +1,65 @@
+"""What this machine has left: memory, disk, battery. Every reading is a small function that tests can feed."""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import psutil
+
+Pressure = Literal["normal", "warning", "critical"]
+_PRESSURES: dict[str, Pressure] = {"1": "normal", "2": "warning", "4": "critical"}
+
+
+@dataclass(frozen=True)
+class Machine:
+    """Bytes, but for ``battery``: the share that is left in it (0 to 1) when nothing else feeds the machine."""
+
+    memory: int
+    available: int
+    """What programs can still have without anything being swapped out."""
+    swapped: int
+    disk_free: int
+    battery: float | None = None
+    pressure: Pressure = "normal"
+    """The system's own judgment, where it has one (macOS)."""
+
+
+def read_machine(folder: Path) -> Machine:
+    """How things stand now; the disk is that of ``folder``, or of where it would be made."""
+    memory = psutil.virtual_memory()
+    while not folder.exists():
+        folder = folder.absolute().parent
+    return Machine(
+        memory.total, memory.available, _swapped(), shutil.disk_usage(folder).free, _battery(), _pressure(sys.platform)
+    )
+
+
+def _swapped() -> int:
+    try:
+        return psutil.swap_memory().used
+    except (OSError, RuntimeError):  # some containers hide it
+        return 0
+
+
+def _battery() -> float | None:
+    try:
+        battery = psutil.sensors_battery()
+    except (AttributeError, OSError, RuntimeError, ValueError):  # not every system tells
+        return None
+    return None if battery is None or battery.power_plugged is not False else battery.percent / 100
+
+
+def _pressure(system: str) -> Pressure:
+    if system != "darwin":
+        return "normal"
+    ask = ["sysctl", "-n", "kern.memorystatus_vm_pressure_level"]
+    try:
+        said = subprocess.run(ask, capture_output=True, text=True, timeout=2, check=False).stdout
+    except (OSError, subprocess.SubprocessError):
+        return "normal"
+    return _PRESSURES.get(said.strip(), "normal")

@@ -1,0 +1,74 @@
+"""How rows are put together: behind each other on torch, in groups of like length on mlx."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import tiny
+import torch
+
+from tunesmith.engines.base import Batch, LoraShape, iterate_by_padding
+from tunesmith.engines.torch_engine import FEW_SHAPES, TorchEngine
+from tunesmith.engines.torch_pack import Packed, pack
+from tunesmith.models.architecture import read_architecture
+
+CPU = torch.device("cpu")
+
+
+def packed(lengths: list[int], rows: list[int] | None = None, multiple: int = FEW_SHAPES) -> tuple[Batch, Packed]:
+    rng = np.random.default_rng(0)
+    batch = Batch.of([(rng.integers(1, 99, n), rng.random(n) < 0.5) for n in lengths])
+    return batch, pack(batch, range(len(lengths)) if rows is None else rows, multiple, CPU)
+
+
+def test_every_token_of_every_row_is_there_once_and_knows_its_row() -> None:
+    lengths, chosen = [5, 40, 17, 16, 3], [4, 1, 2, 3]
+    batch, found = packed(lengths, chosen)
+    assert len(found.ids) % FEW_SHAPES == 0
+    spans = [row for block in found.blocks for row in block.rows]
+    assert [span.start for span in spans] == [0, *(span.stop for span in spans[:-1])]
+    for span in spans:
+        row = chosen[int(found.row[span.start])]
+        assert span.stop - span.start == lengths[row]
+        np.testing.assert_array_equal(found.ids[span], batch.ids[row, : lengths[row]])
+        np.testing.assert_array_equal(found.learn[span], batch.learn[row, : lengths[row]])
+        assert (found.row[span] == chosen.index(row)).all()
+    assert not found.learn[spans[-1].stop :].any()
+
+
+def test_rows_of_like_length_share_a_block() -> None:
+    _, found = packed([20, 33, 30, 17, 40])
+    assert [(len(block.rows), block.length) for block in found.blocks] == [(2, 48), (3, 32)]
+
+
+def test_batches_in_any_order_pad_under_three_percent() -> None:
+    lengths = np.random.default_rng(0).integers(20, 400, 2000).tolist()
+    folder = tiny.tiny("llama")
+    engine = TorchEngine(folder, read_architecture(folder), "fp32")
+    engine._cores.count = 2
+    padded = 0
+    for at in range(0, 2000, 8):
+        batch = packed(lengths[at : at + 8], [0])[0]
+        batch.learn[:, 1] = True
+        padded += sum(len(pack(batch, rows, FEW_SHAPES, CPU).ids) for rows in engine._parts(batch))
+    assert 1 - sum(lengths) / padded < 0.03
+
+
+@pytest.mark.parametrize("family", ["llama", "gemma3"])
+def test_what_stands_behind_a_row_or_before_it_changes_nothing(family: str) -> None:
+    folder = tiny.tiny(family)
+    engine = TorchEngine(folder, read_architecture(folder), "fp32")
+    engine._cores.count = 1
+    engine.add_adapter(LoraShape(rank=4), 0)
+    rows = [*tiny.rows(3, seed=3, longest=40), *tiny.rows(2, seed=4, longest=9)]
+    together, _ = engine.losses(Batch.of(rows))
+    alone = [engine.losses(Batch.of([row]))[0][0] for row in rows]
+    np.testing.assert_allclose(together, alone, atol=1e-4)
+
+
+def test_groups_are_cut_where_that_spares_padding() -> None:
+    assert list(iterate_by_padding([10, 200, 12, 190], 100)) == [[1, 3], [2, 0]]
+    assert list(iterate_by_padding([10, 200, 12, 190], 1000)) == [[1, 3, 2, 0]]
+    assert list(iterate_by_padding([7, 7, 7], 1)) == [[0, 1, 2]]
+    everything = [i for group in iterate_by_padding(list(range(1, 60)), 40) for i in group]
+    assert sorted(everything) == list(range(59))
