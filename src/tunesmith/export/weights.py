@@ -21,8 +21,8 @@ from typing import NamedTuple, TypeVar
 import numpy as np
 
 from tunesmith.errors import ModelError
-from tunesmith.export.ggml import widen
 from tunesmith.export.hf_folder import decoder_config
+from tunesmith.models.ggml import widen
 from tunesmith.models.safetensors_file import TensorInfo, read_header
 from tunesmith.models.safety import refuse_unsafe
 from tunesmith.models.weights import canonical_name, tensor_index
