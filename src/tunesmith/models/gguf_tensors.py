@@ -28,8 +28,8 @@ from tunesmith.models.stored import scratch as buffers
 
 CHUNK_ITEMS = 1 << 22
 """Weights that are given at once: 8 MB in 16 bits."""
-PIECE_ITEMS = 1 << 17
-"""Weights that one thread de-quantizes at once: 0.5 MB of float32, which stay in its core's cache."""
+PIECE_ITEMS = 1 << 18
+"""Weights that one thread de-quantizes at once: 1 MB of float32, which stay in its core's cache."""
 
 _FLOATS = {Kind.F32: "F32", Kind.F16: "F16", Kind.BF16: "BF16"}
 _TOP = {
