@@ -70,7 +70,7 @@ class Random:
 
 
 def _shapes(c: dict[str, Any]) -> dict[str, tuple[int, ...]]:
-    from tunesmith.models.gguf_import import expected_shapes
+    from tunesmith.models.gguf_tensors import expected_shapes
 
     tied = c.get("tie_word_embeddings", c["model_type"] == "gemma2")
     alike = {"gemma2": "gemma3_text", "mistral": "llama"}.get(c["model_type"], c["model_type"])

@@ -23,7 +23,8 @@ from tunesmith.engines.torch_engine import TorchEngine
 from tunesmith.export.weights import Weights
 from tunesmith.models.architecture import read_architecture
 from tunesmith.models.chat import ChatFormat
-from tunesmith.models.gguf_import import hf_name, import_gguf
+from tunesmith.models.gguf_import import import_gguf
+from tunesmith.models.gguf_tensors import hf_name
 from tunesmith.sources.example import Example, Message, Origin
 from tunesmith.training.checkpoints import adapter_config
 

@@ -29,10 +29,10 @@ from tunesmith.engines.adapter import fresh
 from tunesmith.engines.base import LoraShape
 from tunesmith.errors import ModelError, StorageError
 from tunesmith.export import merge
-from tunesmith.export.ggml import FIRST_INFINITE, narrow, widen
 from tunesmith.export.merge import write_merged
 from tunesmith.export.weights import Weights
 from tunesmith.models.architecture import read_architecture
+from tunesmith.models.ggml import FIRST_INFINITE, narrow, widen
 from tunesmith.models.safetensors_file import read_header
 
 IDS = list(range(20, 40))

@@ -14,8 +14,8 @@ import pytest
 from gguf.constants import GGMLQuantizationType as Kind
 
 from tunesmith.errors import EngineError, ModelError
-from tunesmith.export import ggml
 from tunesmith.export.quantize import kind_of, pack, row_bytes
+from tunesmith.models import ggml
 
 RECORDED = json.loads(Path(__file__).with_name("llama_quantizer.json").read_text())
 # What a standard normal loses: the root of the mean square, measured, with a little room.
@@ -76,7 +76,8 @@ def test_numbers_that_are_none_and_rows_that_do_not_fit_are_refused() -> None:
 
 def test_a_machine_without_ggml_is_told_so(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(ggml, "shared_library", lambda: "/nowhere/xllamacpp.so")
-    monkeypatch.setattr(ggml, "function", ggml.function.__wrapped__)  # nothing that was found before
+    for name in ("_library", "function"):  # nothing that was found before
+        monkeypatch.setattr(ggml, name, getattr(ggml, name).__wrapped__)
     with pytest.raises(EngineError, match="pip install xllamacpp"):
         pack(np.ones((1, 32), np.float32), Kind.Q8_0)
 

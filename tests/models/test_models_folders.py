@@ -24,6 +24,11 @@ def indexed(folder: Path, weight_map: dict[str, str]) -> None:
     (folder / "model.safetensors.index.json").write_text(json.dumps({"weight_map": weight_map}))
 
 
+def places(folder: Path) -> dict[str, tuple[Path, str]]:
+    """Canonical name -> file, and the name inside it."""
+    return {name: (stored.path, stored.name) for name, stored in tensor_index(folder).items()}
+
+
 EMBED, Q, NORM = "model.embed_tokens.weight", "model.layers.0.self_attn.q_proj.weight", "model.norm.weight"
 
 
@@ -32,17 +37,17 @@ def test_a_single_file_is_taken_and_copies_beside_it_are_not(tmp_path: Path) -> 
     weights(tmp_path / "consolidated.safetensors", "tok_embeddings.weight")
     weights(tmp_path / "consolidated.00.safetensors", EMBED)
     weights(tmp_path / "adapter_model.safetensors", "base_model.model.x.lora_A.weight")
-    assert tensor_index(tmp_path) == {EMBED: (single, EMBED), Q: (single, Q)}
+    assert places(tmp_path) == {EMBED: (single, EMBED), Q: (single, Q)}
 
 
 def test_shards_are_found_by_the_index_or_without_it(tmp_path: Path) -> None:
     first = weights(tmp_path / "model-00001-of-00002.safetensors", EMBED)
     second = weights(tmp_path / "model-00002-of-00002.safetensors", Q, NORM)
     both = {EMBED: (first, EMBED), Q: (second, Q), NORM: (second, NORM)}
-    assert tensor_index(tmp_path) == both
+    assert places(tmp_path) == both
     indexed(tmp_path, {EMBED: first.name, Q: second.name, NORM: second.name})
     weights(tmp_path / "another.safetensors", EMBED)
-    assert tensor_index(tmp_path) == both
+    assert places(tmp_path) == both
 
 
 @pytest.mark.parametrize(
@@ -67,7 +72,7 @@ def test_names_of_multimodal_models_become_those_of_their_language_part(name: st
 
 def test_vision_tensors_are_left_out(tmp_path: Path) -> None:
     path = weights(tmp_path / "model.safetensors", "language_model.model.norm.weight", "vision_tower.x.weight")
-    assert tensor_index(tmp_path) == {NORM: (path, "language_model.model.norm.weight")}
+    assert places(tmp_path) == {NORM: (path, "language_model.model.norm.weight")}
 
 
 def says(folder: Path) -> str:

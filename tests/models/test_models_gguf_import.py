@@ -3,20 +3,22 @@
 from __future__ import annotations
 
 import json
+import platform
 from pathlib import Path
 from typing import Any
 
 import gguf
 import numpy as np
 import pytest
-from models_tiny import byte_level_vocabulary, sentence_piece_vocabulary, tiny_model, write_gguf
+from models_tiny import byte_level_vocabulary, sentence_piece_vocabulary, tiny_model, with_safetensors, write_gguf
 
 from tunesmith.errors import ModelError, StorageError
+from tunesmith.models import gguf_import, gguf_tensors
 from tunesmith.models.architecture import read_architecture
 from tunesmith.models.gguf_config import llama3_factors, llama3_scaling
-from tunesmith.models.gguf_import import import_gguf
+from tunesmith.models.gguf_import import LINK, SUM, import_gguf, link_weights
+from tunesmith.models.gguf_tensors import hf_name
 from tunesmith.models.pre_tokenizers import KNOWN
-from tunesmith.models.safetensors_file import read_header
 from tunesmith.models.verify import verify_import
 from tunesmith.models.weights import tensor_index
 
@@ -66,7 +68,7 @@ def test_the_imported_folder_gives_the_logits_of_the_original(imported: tuple[An
     from transformers import AutoModelForCausalLM
 
     model, _, folder = imported
-    again = AutoModelForCausalLM.from_pretrained(folder).eval()
+    again = AutoModelForCausalLM.from_pretrained(with_safetensors(folder)).eval()
     ids = np.random.default_rng(0).integers(0, 300, 40)
     assert np.abs(logits_of(model)(ids)).max() > 1  # wide enough to show a difference
     np.testing.assert_allclose(logits_of(again)(ids), logits_of(model)(ids), atol=2e-5)
@@ -126,22 +128,133 @@ def test_every_known_pre_tokenizer_cuts_text_as_llama_cpp_does(pre: str, tmp_pat
         assert tokenizer.encode(text).ids == reference.ids
 
 
-@pytest.mark.parametrize("kind", ["Q8_0", "Q4_0", "BF16", "F16"])
-def test_quantized_tensors_become_half_floats_and_others_keep_their_bytes(kind: str, tmp_path: Path) -> None:
+FLOATS = {"F32": "F32", "F16": "F16", "BF16": "BF16"}
+BLOCKS = ("Q4_0", "Q4_1", "Q5_0", "Q5_1", "Q8_0", "Q2_K", "Q3_K", "Q4_K", "Q5_K", "Q6_K", "IQ4_NL", "IQ4_XS", "MXFP4")
+
+
+def blocks_of(kind: gguf.GGMLQuantizationType, weights: np.ndarray) -> np.ndarray:
+    """Bytes of matrices as this type: by the `gguf` package where it can, else random ones with small scales."""
+    try:
+        return gguf.quants.quantize(weights, kind)
+    except NotImplementedError:
+        items, size = gguf.GGML_QUANT_SIZES[kind]
+        blocks = np.random.default_rng(weights.size).integers(0, 256, (weights.size // items, size), np.uint8)
+        scales = {"Q2_K": [80, 82], "Q3_K": [108], "Q4_K": [0, 2], "Q5_K": [0, 2], "Q6_K": [208]}.get(kind.name, [0])
+        for at in scales:
+            blocks[:, at + 1] &= 0x9F  # of the exponent, so that what comes out is below 1
+            blocks[:, at + 1] |= 0x10
+        return blocks.reshape(len(weights), -1)
+
+
+def written_before(tensor: Any, heads: int, gemma: bool) -> tuple[str, np.ndarray]:
+    """dtype and numbers of one tensor as the `gguf` package's own numpy reads it: llama's rows of q and k put back in
+    order, 1 taken from Gemma's norms, 16 bits for what is quantized."""
+    values = gguf.quants.dequantize(tensor.data, tensor.tensor_type)
+    if heads:
+        values = values.reshape(heads, -1, 2, *values.shape[1:]).swapaxes(1, 2).reshape(values.shape)
+    if gemma and tensor.name.endswith("norm.weight"):
+        values = values - np.float32(1)
+    kind = FLOATS.get(tensor.tensor_type.name, "F16")
+    if kind == "BF16":
+        return kind, (values.view(np.uint32) >> 16).astype(np.uint16)
+    return kind, values if kind == "F32" else values.astype(np.float16)
+
+
+def assert_as_before(path: Path, folder: Path, config: Any, llama: bool, gemma: bool) -> None:
+    """Every tensor of the folder, whole and in slices, is bit for bit what it should be."""
+    index, tensors = tensor_index(folder), [t for t in gguf.GGUFReader(path).tensors if "rope" not in t.name]
+    assert len(index) == len(tensors)
+    for tensor in tensors:
+        name = tensor.name
+        heads = {"q": config.num_attention_heads, "k": config.num_key_value_heads}
+        turned = next((heads[m] for m in heads if f"attn_{m}." in name), 0) if llama else 0
+        dtype, expected = written_before(tensor, turned, gemma)
+        stored = index[str(hf_name(name, gemma=gemma))]
+        assert (stored.dtype, stored.shape) == (dtype, expected.shape), name
+        chunks = np.concatenate([chunk.copy() for chunk in stored.chunks()])
+        if platform.machine() == "x86_64":
+            assert chunks.tobytes() == expected.tobytes(), name
+        elif expected.dtype != np.uint16:  # elsewhere a compiler may round a product and a sum at once
+            np.testing.assert_array_max_ulp(chunks, expected, 1)
+        for start, stop in ((0, len(chunks)), (1, 3), (5, 23), (len(chunks) - 1, len(chunks) + 9), (2, 2)):
+            np.testing.assert_array_equal(stored.rows(start, stop), chunks[start:stop])
+            np.testing.assert_array_equal(stored.rows(start, stop, scratch=True), chunks[start:stop])
+
+
+def test_every_tensor_is_read_as_the_gguf_package_reads_it(imported: tuple[Any, Path, Path]) -> None:
+    model, path, folder = imported
+    kind = type(model).__name__
+    assert_as_before(path, folder, model.config, kind.startswith("Llama"), kind.startswith("Gemma"))
+
+
+@pytest.mark.parametrize("kind", [*BLOCKS, "BF16", "F16"])
+def test_quantized_tensors_become_half_floats_and_others_keep_their_bytes(
+    kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     vocabulary = byte_level_vocabulary("smollm")
-    model = tiny_model("llama", len(vocabulary["tokens"]), tie_word_embeddings=True)
+    sizes = {"hidden_size": 256, "intermediate_size": 512, "num_attention_heads": 16}  # a row is a block of 256
+    model = tiny_model("llama", len(vocabulary["tokens"]), tie_word_embeddings=True, **sizes)
     number = gguf.GGMLQuantizationType[kind]
-    path = write_gguf(tmp_path / "q.gguf", "llama", model, vocabulary, quantize=number)
+    path = write_gguf(tmp_path / "q.gguf", "llama", model, vocabulary, quantize=number, blocks=blocks_of)
     import_gguf(path, tmp_path / "hf")
-    header = read_header(tmp_path / "hf" / "model.safetensors")
-    entry = header["model.layers.0.mlp.up_proj.weight"]
-    assert entry.dtype == {"BF16": "BF16"}.get(kind, "F16")
-    assert header["model.norm.weight"].dtype == "F32"
-    stored = (tmp_path / "hf" / "model.safetensors").read_bytes()[entry.start : entry.stop]
-    weight = model.model.layers[0].mlp.up_proj.weight.detach().numpy()
-    quantized = gguf.quants.quantize(weight, number)
-    expected = gguf.quants.dequantize(quantized, number).astype(np.float16)
-    assert stored == (quantized.tobytes() if kind == "BF16" else expected.tobytes())
+    monkeypatch.setattr(gguf_tensors, "CHUNK_ITEMS", 20_000)
+    monkeypatch.setattr(gguf_tensors, "PIECE_ITEMS", 3_000)
+    up = tensor_index(tmp_path / "hf")["model.layers.0.mlp.up_proj.weight"]
+    assert up.dtype == FLOATS.get(kind, "F16")
+    assert max(chunk.size for chunk in up.chunks()) <= 20_000
+    assert_as_before(path, tmp_path / "hf", model.config, llama=True, gemma=False)
+
+
+def test_what_cannot_be_read_from_blocks_is_refused_at_the_import(tmp_path: Path) -> None:
+    kind = gguf.GGMLQuantizationType.Q8_0
+    values = gguf.quants.quantize(np.ones((2, 32), np.float32), kind)
+    path = damaged(
+        tmp_path, drop=["output_norm.weight"], extra={"output_norm.weight": values.reshape(-1)}, extra_kind=kind
+    )
+    assert "output_norm.weight is stored as Q8_0, which cannot be read" in refused(path, tmp_path / "hf")
+
+
+def test_numbers_that_are_no_half_floats_are_named_when_they_are_read(tmp_path: Path) -> None:
+    def infinite(kind: gguf.GGMLQuantizationType, weights: np.ndarray) -> np.ndarray:
+        blocks = gguf.quants.quantize(weights, kind)
+        blocks[3, :2] = np.full(1, np.inf, np.float16).view(np.uint8)
+        return blocks
+
+    path = damaged(tmp_path, quantize=gguf.GGMLQuantizationType.Q8_0, blocks=infinite)
+    import_gguf(path, tmp_path / "hf")
+    up = tensor_index(tmp_path / "hf")["model.layers.1.mlp.up_proj.weight"]
+    for read in (lambda: list(up.chunks()), lambda: up.rows(0, 9)):
+        with pytest.raises(ModelError, match=r"blk\.1\.ffn_up\.weight holds numbers that are no 16-bit floats"):
+            read()
+
+
+def lost(folder: Path, says: str) -> None:
+    with pytest.raises(ModelError, match=says) as error:
+        tensor_index(folder)
+    assert "\n" not in str(error.value)
+
+
+def test_a_gguf_that_was_moved_cut_or_changed_after_the_import_is_named(tmp_path: Path) -> None:
+    path, folder = damaged(tmp_path), tmp_path / "hf"
+    import_gguf(path, folder)
+    assert sorted(p.name for p in folder.iterdir() if p.suffix in (".gguf", ".safetensors")) == [LINK]
+    whole = path.read_bytes()
+    opened = tensor_index(folder)["model.layers.1.mlp.down_proj.weight"]
+    path.write_bytes(whole[:-1] + bytes([whole[-1] ^ 1]))
+    lost(folder, r"bad\.gguf was changed after it was imported")
+    path.write_bytes(whole[:-60])
+    lost(folder, r"bad\.gguf is cut short")
+    path.write_bytes(whole[:9000])
+    with pytest.raises(ModelError, match=r"bad\.gguf was cut short while it was read"):
+        opened.rows(0, 5)
+    path.rename(tmp_path / "moved.gguf")
+    lost(folder, r"bad\.gguf was moved or deleted; give the model again")
+    with pytest.raises(ModelError, match=r"bad\.gguf was moved or deleted"):
+        list(opened.chunks())
+    (folder / SUM).unlink()
+    (tmp_path / "moved.gguf").write_bytes(whole)
+    link_weights(folder, tmp_path / "moved.gguf")
+    lost(folder, f"lacks its {SUM}")
 
 
 @pytest.mark.parametrize(
@@ -266,12 +379,13 @@ def test_rope_factors_that_follow_no_known_rule_are_refused(tmp_path: Path) -> N
     assert "does not follow Llama 3's rule" in refused(path, tmp_path / "hf")
 
 
-def test_an_interrupted_import_leaves_nothing(tmp_path: Path) -> None:
-    def interrupt(fraction: float) -> None:
+def test_an_interrupted_import_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def interrupt(path: Path, text: str) -> None:
         raise KeyboardInterrupt
 
+    monkeypatch.setattr(gguf_import, "write_text", interrupt)
     with pytest.raises(KeyboardInterrupt):
-        import_gguf(damaged(tmp_path), tmp_path / "hf", interrupt)
+        import_gguf(damaged(tmp_path), tmp_path / "hf")
     assert [p.name for p in tmp_path.iterdir()] == ["bad.gguf"]
 
 

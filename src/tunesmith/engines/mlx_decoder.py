@@ -8,7 +8,7 @@ names, and gives Mistral no window). No code of the model folder is run and its 
 from __future__ import annotations
 
 import importlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -26,6 +26,8 @@ from tunesmith.engines.base import LoraShape
 from tunesmith.engines.needs import HEAD_BYTES
 from tunesmith.errors import EngineError, ModelError
 from tunesmith.models.architecture import Architecture, Rope
+from tunesmith.models.safetensors_file import InSafetensors
+from tunesmith.models.stored import Stored
 from tunesmith.models.weights import tensor_index
 
 CLASSES = {"llama": "llama", "mistral": "llama", "qwen2": "qwen2", "qwen3": "qwen3", "gemma3": "gemma3_text"}
@@ -86,18 +88,28 @@ class Decoder:
     def __init__(self, folder: Path, arch: Architecture, dtype: mx.Dtype, above: int = 0):
         """Read the weights of ``folder`` as ``dtype``. Raises `ModelError` when tensors and
         architecture do not fit, `EngineError` when mlx-lm has no layer of that kind."""
-        self.arch, self.dtype, self._folder, self._above = arch, dtype, folder, above
+        self.arch, self.dtype, self._above = arch, dtype, above
         self.lora: Adapter | None = None
         self._model: Any = build(arch)
-        _load(self._model, folder, dtype)
-        body = self._model.model
-        kept = [body.embed_tokens, *body.layers[above:], body.norm, *([] if arch.tied else [self._model.lm_head])]
-        mx.eval([part.parameters() for part in kept])
+        self._empty = {i: self._model.model.layers[i].parameters() for i in range(above)}  # not computed, ever
+        self._index = _index(self._model, folder)
+        below = tuple(f"model.layers.{i}." for i in range(above))
+        _load(self._model, self._index, dtype, [name for name in self._index if not name.startswith(below)])
+        self._unread = set(range(above))
+
+    def layer(self, i: int) -> Any:
+        """One layer with its weights: kept, or read now."""
+        if i in self._unread:
+            at = f"model.layers.{i}."
+            _load(self._model, self._index, self.dtype, [name for name in self._index if name.startswith(at)])
+            self._unread.remove(i)
+        return self._model.model.layers[i]
 
     def forget(self, i: int) -> None:
         """Let go of a layer's weights, unless it is kept."""
         if i < self._above:
-            _load(self._model, self._folder, self.dtype, f"model.layers.{i}.")
+            self._model.model.layers[i].update(self._empty[i])
+            self._unread.add(i)
 
     def put(self, shape: LoraShape, arrays: dict[str, mx.array]) -> Adapter:
         """Put an adapter on, in place of the one before."""
@@ -133,7 +145,7 @@ class Decoder:
 
     def advance(self, x: mx.array, i: int) -> mx.array:
         """States behind layer ``i``, of those before it."""
-        return self._model.model.layers[i](x, _mask(x.shape[1], self.arch.windows[i], None), None)
+        return self.layer(i)(x, _mask(x.shape[1], self.arch.windows[i], None), None)
 
     def hidden(
         self,
@@ -155,11 +167,14 @@ class Decoder:
         x = self.embed(ids) if states is None else states
         masks = {w: _mask(ids.shape[1], w, caches) for w in set(self.arch.windows)}
         for i in range(start, self.arch.layers):
-            layer, window = body.layers[i], self.arch.windows[i]
+            layer, window = self.layer(i), self.arch.windows[i]
             if recompute and self.lora:
                 x = _recomputed(layer, i, self.lora, x, masks[window])
             else:
                 x = layer(x, masks[window], caches[i] if caches else None)
+            if i < self._above:  # the next one takes its place in memory
+                mx.eval(x)
+                self.forget(i)
         return body.norm(x)
 
     def head(self, hidden: mx.array) -> mx.array:
@@ -254,24 +269,44 @@ def _scaling(rope: Rope) -> dict[str, Any]:
     }
 
 
-def _load(model: nn.Module, folder: Path, dtype: mx.Dtype, part: str = "") -> None:
-    """Fill ``model``, or what of it begins with ``part``, from the files of ``folder``, each tensor exactly once and
-    not before it is used."""
+def _index(model: nn.Module, folder: Path) -> dict[str, Stored]:
+    """The tensors of ``folder`` that ``model`` has, each of the shape that it has there."""
     index = tensor_index(folder)
     wanted: dict[str, mx.array] = dict(tree_flatten(model.parameters()))
-    if (missing := sorted(wanted.keys() - index.keys())) and not part:
+    if missing := sorted(wanted.keys() - index.keys()):
         raise ModelError(f"{folder} lacks the tensor {missing[0]} ({len(missing)} in all); download it again")
-    strange = sorted(index.keys() - wanted.keys() - {"lm_head.weight"})  # some tied models keep a copy
-    if strange and not part:
+    if strange := sorted(index.keys() - wanted.keys() - {"lm_head.weight"}):  # some tied models keep a copy
         raise ModelError(f"{folder} has the tensor {strange[0]}, which its config.json does not account for")
-    names = [name for name in wanted if name.startswith(part)]
-    files: dict[Path, Any] = {path: mx.load(str(path)) for path in {index[name][0] for name in names}}
-    found = {name: files[index[name][0]][index[name][1]] for name in names}
-    for name, array in found.items():
-        if array.shape != wanted[name].shape:
-            raise ModelError(f"{folder}: {name} is {array.shape}, config.json says {wanted[name].shape}")
-    model.load_weights([(name, array.astype(dtype)) for name, array in found.items()], strict=not part)
+    for name, array in wanted.items():
+        if array.shape != index[name].shape:
+            raise ModelError(f"{folder}: {name} is {index[name].shape}, config.json says {array.shape}")
+    return {name: index[name] for name in wanted}
+
+
+def _load(model: nn.Module, index: Mapping[str, Stored], dtype: mx.Dtype, names: Sequence[str]) -> None:
+    """Fill the parameters ``names`` of ``model``, each read exactly once."""
+    shards = {s.path for s in (index[name] for name in names) if isinstance(s, InSafetensors)}
+    files: dict[Path, Any] = {path: mx.load(str(path)) for path in shards}  # which reads nothing yet
+    arrays: dict[str, mx.array] = {}
+    for name in names:
+        stored = index[name]
+        in_shard = stored.path in shards
+        arrays[name] = files[stored.path][stored.name].astype(dtype) if in_shard else _computed(stored, dtype)
+    model.load_weights(list(arrays.items()), strict=False)
     model.freeze()
+    mx.eval(arrays)
+
+
+def _computed(stored: Stored, dtype: mx.Dtype) -> mx.array:
+    """A tensor that no file holds as it is, computed a chunk at a time."""
+    parts: list[mx.array] = []
+    for chunk in stored.chunks():
+        part = mx.array(chunk)
+        parts.append((part.view(mx.bfloat16) if stored.dtype == "BF16" else part).astype(dtype))
+        mx.eval(parts)
+    whole = mx.concatenate(parts)
+    mx.eval(whole)
+    return whole
 
 
 def _mask(length: int, window: int | None, caches: list[BatchKVCache] | None) -> mx.array | str:

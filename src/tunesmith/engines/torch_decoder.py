@@ -8,7 +8,6 @@ from pathlib import Path
 
 import torch
 import torch.nn.functional as F
-from safetensors import safe_open
 from torch import Tensor
 
 from tunesmith.engines.torch_functions import Attention, Gated, HeadLoss, LoraLinear, Places, RmsNorm, turn
@@ -93,8 +92,8 @@ class Decoder:
         linear = {}
         for group, names in GROUPS.items():
             stems = [f"{at}{places[group]}.{name}" for name in names]
-            bias = torch.cat([read(s + ".bias") for s in stems]) if biased[group] else None
-            linear[group] = Linear(torch.cat([read(s + ".weight") for s in stems]), bias)
+            bias = read(*(s + ".bias" for s in stems)) if biased[group] else None
+            linear[group] = Linear(read(*(s + ".weight" for s in stems)), bias)
         norm = {"attention": "input_layernorm", "mlp": "post_attention_layernorm"}
         if arch.sandwich_norms:
             norm |= {"after_attention": "post_attention_layernorm", "mlp": "pre_feedforward_layernorm",
@@ -271,12 +270,24 @@ def frequencies(rope: Rope, size: int) -> Tensor:
 
 
 class _Reader:
-    """Reads one tensor at a time, in the compute type."""
+    """Reads tensors in the compute type, several as one: beside the result, only a chunk is in memory."""
 
     def __init__(self, folder: Path, dtype: torch.dtype, device: torch.device) -> None:
         self.index, self.dtype, self.device = tensor_index(folder), dtype, device
 
-    def __call__(self, name: str) -> Tensor:
-        path, inner = self.index[name]
-        with safe_open(path, framework="pt") as file:
-            return file.get_tensor(inner).to(self.device, self.dtype)
+    def __call__(self, *names: str) -> Tensor:
+        """The tensors ``names``, one below the other."""
+        parts = [self.index[name] for name in names]
+        shape, at, whole = (sum(part.shape[0] for part in parts), *parts[0].shape[1:]), 0, None
+        for part in parts:
+            for chunk in part.chunks():
+                rows = torch.from_numpy(chunk)
+                rows = rows.view(torch.bfloat16) if part.dtype == "BF16" else rows
+                if rows.shape == shape:  # mapped from disk: not copied where the type is the same
+                    return rows.to(self.device, self.dtype)
+                if whole is None:
+                    whole = torch.empty(shape, dtype=self.dtype, device=self.device)
+                whole[at : at + len(rows)] = rows
+                at += len(rows)
+        assert whole is not None
+        return whole

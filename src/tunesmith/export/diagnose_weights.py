@@ -15,7 +15,7 @@ from gguf import quants
 
 from tunesmith.export.diagnose import Cause
 from tunesmith.export.weights import Weights, spans
-from tunesmith.models import gguf_import
+from tunesmith.models import gguf_tensors
 from tunesmith.models.architecture import Architecture, read_architecture
 from tunesmith.models.gguf_file import Gguf, GgufTensor
 
@@ -116,7 +116,7 @@ class _Reader:
     arch: Architecture
 
     def judge(self, stored: GgufTensor, seen: set[str]) -> _Verdict:
-        name = gguf_import.hf_name(stored.name, gemma=self.arch.family == "gemma3")
+        name = gguf_tensors.hf_name(stored.name, gemma=self.arch.family == "gemma3")
         names = self.trained.names()
         if name == "lm_head.weight" and name not in names:
             name = "model.embed_tokens.weight"  # tied, and written once more
@@ -174,7 +174,7 @@ class _Reader:
     def _orders(self, name: str, rows: int) -> dict[str, np.ndarray | None]:
         """Which stored row comes at each place, if all is right and for each mistake."""
         heads = {"num_attention_heads": self.arch.heads, "num_key_value_heads": self.arch.kv_heads}
-        order = gguf_import.row_order(name, rows, heads | {"model_type": "llama"})
+        order = gguf_tensors.row_order(name, rows, heads | {"model_type": "llama"})
         if order is None:
             return {"right": None}
         if self.arch.family not in ("llama", "mistral"):

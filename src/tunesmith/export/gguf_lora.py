@@ -12,7 +12,7 @@ from tunesmith.errors import ModelError
 from tunesmith.export.gguf_metadata import Value, read_form
 from tunesmith.export.gguf_write import Planned, heads_of, tensor_place, write_container
 from tunesmith.export.weights import Weights
-from tunesmith.models.gguf_import import interleaved
+from tunesmith.models.gguf_tensors import interleaved
 
 
 def write_gguf_lora(
@@ -31,7 +31,7 @@ def write_gguf_lora(
     """
     form = read_form(base)
     updates = Weights(base, adapter).updates
-    alphas = {update.scale * update.a.info.shape[0] for update in updates.values()}
+    alphas = {update.scale * update.rank for update in updates.values()}
     if len(alphas) != 1:
         raise ModelError(f"{adapter}: its layers differ in alpha, which a GGUF LoRA cannot say; export it merged")
     tensors: list[Planned] = []
@@ -39,10 +39,10 @@ def write_gguf_lora(
         stored = form.tensor_name(name)
         if stored is None:
             raise ModelError(f"{adapter} changes {name}, which has no place in a GGUF of {form.arch}; export it merged")
-        b = update.b.whole()
+        a, b = update.whole()
         if heads := heads_of(name, form):
             b = interleaved(b, len(b) // heads)
-        tensors += [_whole(f"{stored}.lora_a", update.a.whole()), _whole(f"{stored}.lora_b", b)]
+        tensors += [_whole(f"{stored}.lora_a", a), _whole(f"{stored}.lora_b", b)]
     metadata: dict[str, Value] = {
         "general.architecture": form.arch,
         "general.type": "adapter",

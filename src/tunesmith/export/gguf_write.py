@@ -23,7 +23,7 @@ from tunesmith.export.gguf_vocabulary import vocabulary, wants_rstrip
 from tunesmith.export.quantize import MIXTURES, kind_of, pack, row_bytes
 from tunesmith.export.weights import SLICE_ITEMS, computed_ahead
 from tunesmith.files import atomic_file
-from tunesmith.models.gguf_import import interleaved
+from tunesmith.models.gguf_tensors import interleaved
 
 ALIGNMENT = 32
 _UINT32, _FLOAT32, _BOOL, _STRING, _ARRAY, _INT32 = 4, 6, 7, 8, 9, 5

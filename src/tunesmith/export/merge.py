@@ -7,10 +7,10 @@ from typing import Literal
 
 import numpy as np
 
-from tunesmith.export.ggml import TORCH_NAMES, narrow
 from tunesmith.export.hf_folder import OnProgress, decoder_config, export_folder, write_shards
 from tunesmith.export.weights import Weights, computed_ahead, spans
 from tunesmith.files import write_json
+from tunesmith.models.ggml import TORCH_NAMES, narrow
 from tunesmith.models.safetensors_file import Tensor
 
 SHARD_BYTES = 4_000_000_000

@@ -24,8 +24,8 @@ def write_mlx_adapter(adapter: Path, base: Path, target: Path) -> None:
     weights = Weights(base, adapter)
     tensors: list[Tensor] = []
     for name, update in weights.updates.items():
-        for letter, stored in (("a", update.a), ("b", update.b)):
-            turned = np.ascontiguousarray(stored.whole().T)
+        for letter, values in zip("ab", update.whole(), strict=True):
+            turned = np.ascontiguousarray(values.T)
             place = f"{name.removesuffix('.weight')}.lora_{letter}"
             tensors.append(Tensor(place, "F32", turned.shape, lambda turned=turned: turned))
     parts = [name.removesuffix(".weight").split(".", 3) for name in weights.updates]  # model, layers, number, module
@@ -35,7 +35,7 @@ def write_mlx_adapter(adapter: Path, base: Path, target: Path) -> None:
         "fine_tune_type": "lora",
         "num_layers": layers - min(int(part[2]) for part in parts),  # counted from the top
         "lora_parameters": {
-            "rank": update.a.info.shape[0],
+            "rank": update.rank,
             "scale": update.scale,
             "dropout": 0.0,
             "keys": sorted({part[3] for part in parts}),

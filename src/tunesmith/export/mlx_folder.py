@@ -11,10 +11,10 @@ from pathlib import Path
 import numpy as np
 
 from tunesmith.errors import ModelError
-from tunesmith.export.ggml import TORCH_NAMES, narrow, widen
 from tunesmith.export.hf_folder import OnProgress, decoder_config, export_folder, write_shards
 from tunesmith.export.weights import Weights, computed_ahead, spans
 from tunesmith.files import write_json
+from tunesmith.models.ggml import TORCH_NAMES, narrow, widen
 from tunesmith.models.safetensors_file import Tensor
 
 SHARD_BYTES = 2_000_000_000

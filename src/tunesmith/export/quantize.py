@@ -18,7 +18,7 @@ from gguf.constants import GGMLQuantizationType as Kind
 from gguf.constants import LlamaFileType as FileType
 
 from tunesmith.errors import EngineError, ModelError
-from tunesmith.export import ggml
+from tunesmith.models import ggml
 
 MIXTURES: dict[str, tuple[Kind, FileType]] = {
     "f32": (Kind.F32, FileType.ALL_F32),

@@ -11,7 +11,6 @@ import json
 import math
 import os
 import re
-import threading
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -21,10 +20,11 @@ from typing import NamedTuple, TypeVar
 import numpy as np
 
 from tunesmith.errors import ModelError
-from tunesmith.export.ggml import widen
 from tunesmith.export.hf_folder import decoder_config
-from tunesmith.models.safetensors_file import TensorInfo, read_header
+from tunesmith.models.ggml import widen
+from tunesmith.models.safetensors_file import InSafetensors, read_header
 from tunesmith.models.safety import refuse_unsafe
+from tunesmith.models.stored import Stored, scratch
 from tunesmith.models.weights import canonical_name, tensor_index
 from tunesmith.training.checkpoints import CONFIG as ADAPTER_CONFIG
 from tunesmith.training.checkpoints import WEIGHTS as ADAPTER_WEIGHTS
@@ -32,7 +32,7 @@ from tunesmith.training.checkpoints import WEIGHTS as ADAPTER_WEIGHTS
 SLICE_ITEMS = 1 << 19
 """Weights that one worker computes at once: 2 MB of float32. With a quarter of it Python's own work shows, with twice
 as much the pages of fresh arrays: a GGUF in f16 of 2.1 GB took 5.0, 3.8 and 4.4 s of processor."""
-_STORED = {"BF16": np.dtype("<u2"), "F16": np.dtype("<f2"), "F32": np.dtype("<f4")}
+_MERGED = ("BF16", "F16", "F32")
 _LORA = re.compile(r"(?:base_model\.model\.)?(.+)\.lora_([AB])(?:\.default)?\.weight")
 _NOT_SUPPORTED = (
     "use_dora", "lora_bias", "fan_in_fan_out", "modules_to_save", "rank_pattern", "alpha_pattern", "use_qalora",
@@ -46,55 +46,9 @@ Job = TypeVar("Job")
 Result = TypeVar("Result")
 
 
-class _Scratch(threading.local):
-    """A thread's buffers, used again and again: asking the system anew for the pages of arrays of this size took
-    half of the time of an export."""
-
-    def __init__(self) -> None:
-        self._buffers: dict[str, np.ndarray] = {}
-
-    def array(self, use: str, shape: tuple[int, ...], dtype: np.dtype) -> np.ndarray:
-        """An array with whatever was in it, until the next one for the same use."""
-        size = math.prod(shape) * dtype.itemsize
-        if use not in self._buffers or len(self._buffers[use]) < size:
-            self._buffers[use] = np.empty(size, np.uint8)
-        return self._buffers[use][:size].view(dtype).reshape(shape)
-
-
-_scratch = _Scratch()
-
-
-class Stored(NamedTuple):
-    """One tensor in a safetensors file, read by its offset."""
-
-    path: Path
-    info: TensorInfo
-
-    def raw(self, start: int, stop: int, *, scratch: bool = False) -> np.ndarray:
-        """Slice of the first axis as it is stored; BF16 as uint16. Raises `ModelError` when the file lost its end.
-
-        ``scratch``: in a buffer that this thread's next call writes over.
-        """
-        dtype, (rows, *inner) = _STORED[self.info.dtype], self.info.shape
-        start, stop, _ = slice(start, max(start, stop)).indices(rows)
-        width, shape = math.prod(inner), (stop - start, *inner)
-        values = _scratch.array("stored", shape, dtype) if scratch else np.empty(shape, dtype)
-        try:
-            with self.path.open("rb", buffering=0) as file:  # np.fromfile takes 1.5 times as long
-                file.seek(self.info.start + start * width * dtype.itemsize)
-                read = file.readinto(values.reshape(-1).view(np.uint8).data)
-        except OSError as error:
-            raise ModelError(f"{self.path} cannot be read ({error.strerror or error}); check the disk") from None
-        if read != values.nbytes:
-            raise ModelError(f"{self.path} was cut short while it was read; download it again")
-        return values
-
-    def floats(self, start: int, stop: int) -> np.ndarray:
-        """The same slice in float32, exactly."""
-        return widen(self.raw(start, stop, scratch=self.info.dtype != "F32"))
-
-    def whole(self) -> np.ndarray:
-        return self.floats(0, self.info.shape[0])
+def _floats(stored: Stored, start: int, stop: int) -> np.ndarray:
+    """Slice of the first axis in float32, exactly."""
+    return widen(stored.rows(start, stop, scratch=stored.dtype != "F32"))
 
 
 class Update(NamedTuple):
@@ -104,8 +58,16 @@ class Update(NamedTuple):
     b: Stored
     scale: float
 
+    @property
+    def rank(self) -> int:
+        return self.a.shape[0]
+
+    def whole(self) -> tuple[np.ndarray, np.ndarray]:
+        """a and b in float32."""
+        return _floats(self.a, 0, self.rank), _floats(self.b, 0, self.b.shape[0])
+
     def scaled_a(self) -> np.ndarray:
-        return self.a.whole() * np.float32(self.scale)
+        return _floats(self.a, 0, self.rank) * np.float32(self.scale)
 
 
 def _product(b: np.ndarray, a: np.ndarray) -> np.ndarray:
@@ -116,7 +78,7 @@ def _product(b: np.ndarray, a: np.ndarray) -> np.ndarray:
     """
     rows, (rank, width) = len(b), a.shape
     b = np.pad(b, ((0, -rows % 8), (0, 0))).reshape(-1, 8, rank)
-    out = _scratch.array("product", (len(b), 8, width), np.dtype(np.float32))
+    out = scratch.array("product", (len(b), 8, width), np.dtype(np.float32))
     step = max(1, (1 << 18) // (8 * rank))
     for left in range(0, width, step):
         np.matmul(b, a[:, left : left + step], out=out[:, :, left : left + step])
@@ -134,12 +96,7 @@ class Weights:
     def __init__(self, base: Path, adapter: Path | None = None) -> None:
         refuse_unsafe(base)
         config = decoder_config(base)
-        headers: dict[Path, dict[str, TensorInfo]] = {}
-        tensors: dict[str, Stored] = {}
-        for name, (path, inner) in tensor_index(base).items():
-            if path not in headers:
-                headers[path] = read_header(path)
-            tensors[name] = Stored(path, headers[path][inner])
+        tensors = dict(tensor_index(base))
         if config.get("tie_word_embeddings", str(config.get("model_type")).startswith("gemma")):
             tensors.pop("lm_head.weight", None)
         for name, stored in tensors.items():
@@ -153,11 +110,11 @@ class Weights:
         return list(self._tensors)
 
     def shape(self, name: str) -> tuple[int, ...]:
-        return self._tensors[name].info.shape
+        return self._tensors[name].shape
 
     def dtype(self, name: str) -> str:
         """As it is stored in the base: "BF16", "F16" or "F32"."""
-        return self._tensors[name].info.dtype
+        return self._tensors[name].dtype
 
     def is_changed(self, name: str) -> bool:
         """Whether the adapter has an update for this tensor."""
@@ -165,9 +122,9 @@ class Weights:
 
     def rows(self, name: str, start: int, stop: int) -> np.ndarray:
         """float32 slice of the first axis, merged; only this slice is in memory."""
-        values = self._tensors[name].floats(start, stop)
+        values = _floats(self._tensors[name], start, stop)
         if update := self.updates.get(name):
-            values += _product(update.b.floats(start, stop), self._scaled_a(update))
+            values += _product(_floats(update.b, start, stop), self._scaled_a(update))
         return values
 
     def read(self, name: str) -> np.ndarray:
@@ -176,23 +133,23 @@ class Weights:
 
     def stored(self, name: str, start: int, stop: int) -> np.ndarray:
         """A slice of the base as its file has it (BF16 as uint16), without the adapter."""
-        return self._tensors[name].raw(start, stop)
+        return self._tensors[name].rows(start, stop)
 
     def main_dtype(self) -> str:
         """The dtype that most weights are stored in."""
         sizes: dict[str, int] = {}
         for stored in self._tensors.values():
-            sizes[stored.info.dtype] = sizes.get(stored.info.dtype, 0) + math.prod(stored.info.shape)
+            sizes[stored.dtype] = sizes.get(stored.dtype, 0) + math.prod(stored.shape)
         return max(sizes, key=lambda dtype: sizes[dtype])
 
 
 def _check_stored(name: str, stored: Stored) -> None:
-    if stored.info.dtype not in _STORED:
+    if stored.dtype not in _MERGED:
         raise ModelError(
-            f"{stored.path}: {name} is stored as {stored.info.dtype}, which cannot be merged; "
+            f"{stored.path}: {name} is stored as {stored.dtype}, which cannot be merged; "
             f"use the model's 16-bit folder or a GGUF of it"
         )
-    if not stored.info.shape:
+    if not stored.shape:
         raise ModelError(f"{stored.path}: {name} is a single number, which no supported model has")
 
 
@@ -215,9 +172,9 @@ def _read_updates(adapter: Path, base: dict[str, Stored], folder: Path) -> dict[
     pairs: dict[str, dict[str, Stored]] = {}
     for name, info in read_header(path).items():
         match = _LORA.fullmatch(name)
-        if match is None or info.dtype not in _STORED or len(info.shape) != 2:
+        if match is None or info.dtype not in _MERGED or len(info.shape) != 2:
             raise ModelError(f"{path} holds {name} ({info.dtype}), which is no plain LoRA and cannot be merged")
-        pairs.setdefault(match[1], {})[match[2]] = Stored(path, info)
+        pairs.setdefault(match[1], {})[match[2]] = InSafetensors(path, name, info)
     if not pairs:
         raise ModelError(f"{path} is empty; train again")
     updates: dict[str, Update] = {}
@@ -228,7 +185,7 @@ def _read_updates(adapter: Path, base: dict[str, Stored], folder: Path) -> dict[
                 f"{adapter} was trained on another base: it changes {module}, which {folder} does not have; "
                 f"give the model that it was trained on"
             )
-        updates[target] = _update(module, pair, rank, scale, base[target].info.shape, path)
+        updates[target] = _update(module, pair, rank, scale, base[target].shape, path)
     return updates
 
 
@@ -261,7 +218,7 @@ def _update(
     """One module's update, its rank and shape checked against adapter_config.json and the base's ``shape``."""
     if pair.keys() != {"A", "B"}:
         raise ModelError(f"{path} holds only one half of the update of {module}; train again")
-    a, b = pair["A"].info.shape, pair["B"].info.shape
+    a, b = pair["A"].shape, pair["B"].shape
     if a[0] != rank or b[1] != rank:
         raise ModelError(f"{path}: {module} has the rank {a[0]} and {ADAPTER_CONFIG} says {rank}; train again")
     if (b[0], a[1]) != shape:
@@ -269,7 +226,7 @@ def _update(
             f"{path} was trained on another base: its {module} is {b[0]} x {a[1]} and this base's is "
             f"{' x '.join(map(str, shape))}; give the model that it was trained on"
         )
-    if not all(np.isfinite(stored.whole()).all() for stored in pair.values()):
+    if not all(np.isfinite(_floats(stored, 0, stored.shape[0])).all() for stored in pair.values()):
         raise ModelError(f"{path}: {module} holds numbers that are not finite; train again with a lower learning rate")
     return Update(pair["A"], pair["B"], scale)
 

@@ -9,8 +9,9 @@ each tensor only when its turn has come.
 from __future__ import annotations
 
 import json
+import math
 import struct
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import IO, NamedTuple
 
@@ -18,6 +19,8 @@ import numpy as np
 
 from tunesmith.errors import ModelError
 from tunesmith.files import atomic_file
+from tunesmith.models.stored import ARRAYS, gone, read_into
+from tunesmith.models.stored import scratch as buffers
 
 ITEM_BYTES = {
     "F64": 8, "I64": 8, "U64": 8, "F32": 4, "I32": 4, "U32": 4,
@@ -50,6 +53,47 @@ class TensorInfo(NamedTuple):
     shape: tuple[int, ...]
     start: int
     stop: int
+
+
+class InSafetensors(NamedTuple):
+    """A tensor of a safetensors file, as `Stored`."""
+
+    path: Path
+    name: str
+    info: TensorInfo
+
+    @property
+    def dtype(self) -> str:
+        return self.info.dtype
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        return self.info.shape
+
+    def rows(self, start: int, stop: int, *, scratch: bool = False) -> np.ndarray:
+        dtype, (count, *inner) = self._dtype(), self.shape
+        start, stop, _ = slice(start, max(start, stop)).indices(count)
+        shape = (stop - start, *inner)
+        values = buffers.array("stored", shape, dtype) if scratch else np.empty(shape, dtype)
+        read_into(self.path, self.info.start + start * math.prod(inner) * dtype.itemsize, values)
+        return values
+
+    def chunks(self) -> Iterator[np.ndarray]:
+        """The whole at once, mapped from disk: what is written into it is not written to the file."""
+        try:
+            yield np.memmap(self.path, self._dtype(), "c", self.info.start, self.shape)
+        except FileNotFoundError:
+            raise gone(self.path) from None
+        except (OSError, ValueError) as error:
+            raise ModelError(f"{self.path} cannot be read ({error}); download it again") from None
+
+    def _dtype(self) -> np.dtype:
+        if self.dtype not in ARRAYS:
+            raise ModelError(
+                f"{self.path}: {self.name} is stored as {self.dtype}, which cannot be read here; "
+                f"use the model's 16-bit folder or a GGUF of it"
+            )
+        return ARRAYS[self.dtype]
 
 
 def write_safetensors(

@@ -1,13 +1,16 @@
-"""Which file of a model folder holds which tensor."""
+"""The tensors of a model folder: in safetensors files, or in the GGUF that was imported."""
 
 from __future__ import annotations
 
 import json
 import re
+from collections.abc import Mapping
 from pathlib import Path
 
 from tunesmith.errors import ModelError
-from tunesmith.models.safetensors_file import read_header
+from tunesmith.models.gguf_import import imported_tensors, is_imported
+from tunesmith.models.safetensors_file import InSafetensors, read_header
+from tunesmith.models.stored import Stored
 
 INDEX = "model.safetensors.index.json"
 PICKLES = ("*.bin", "*.pt", "*.pth", "*.ckpt")
@@ -31,13 +34,17 @@ def canonical_name(name: str) -> str | None:
     return name if _KEPT.fullmatch(name) and not name.endswith("rotary_emb.inv_freq") else None
 
 
-def tensor_index(folder: Path) -> dict[str, tuple[Path, str]]:
-    """Canonical tensor name -> (safetensors file, the tensor's name inside that file).
+def tensor_index(folder: Path) -> Mapping[str, Stored]:
+    """The model's tensors by their canonical names; none is read before it is asked for.
 
     Only headers are read. Raises `ModelError` when there are no weights, only pickled ones, a file
-    of the index is missing, or a file is cut short.
+    of the index is missing, or a file is cut short, moved or changed.
     """
-    index: dict[str, tuple[Path, str]] = {}
+    return imported_tensors(folder) if is_imported(folder) else _in_safetensors(folder)
+
+
+def _in_safetensors(folder: Path) -> dict[str, InSafetensors]:
+    index: dict[str, InSafetensors] = {}
     for path, wanted in _files(folder).items():
         names = read_header(path)
         if missing := sorted(wanted - names.keys()):
@@ -48,10 +55,10 @@ def tensor_index(folder: Path) -> dict[str, tuple[Path, str]]:
                 continue
             if canonical in index:
                 raise ModelError(
-                    f"{folder}: {canonical} is in {index[canonical][0].name} and in {path.name}; "
+                    f"{folder}: {canonical} is in {index[canonical].path.name} and in {path.name}; "
                     f"keep only the files of one copy of the model"
                 )
-            index[canonical] = (path, name)
+            index[canonical] = InSafetensors(path, name, names[name])
     if not index:
         raise ModelError(f"{folder}: its safetensors files hold no language model; choose another folder")
     return index
