@@ -39,10 +39,10 @@ def with_torch(precision: str) -> dict[str, float]:
     dtype = {"bf16": torch.bfloat16, "fp32": torch.float32}[precision]
     cores = torch.get_num_threads()
 
-    def products(tokens: int) -> Callable[[], None]:
+    def products(tokens: int) -> Callable[[], object]:
         x, up = torch.randn(tokens, WIDTH).to(dtype), torch.randn(MLP, WIDTH).to(dtype)
         down = torch.randn(WIDTH, MLP).to(dtype)
-        return lambda: torch.nn.functional.linear(torch.nn.functional.linear(x, up), down).sum().item() and None
+        return lambda: torch.nn.functional.linear(torch.nn.functional.linear(x, up), down)
 
     shared = rate(products(TOKENS), TOKENS)
     with ThreadPoolExecutor(cores, "core", torch.set_num_threads, (1,)) as pool:
@@ -59,7 +59,7 @@ def with_mlx(precision: str) -> dict[str, float]:
     return {"shared": rate(lambda: mx.eval(x @ up @ down), TOKENS)}
 
 
-def rate(multiply: Callable[[], None], tokens: int) -> float:
+def rate(multiply: Callable[[], object], tokens: int) -> float:
     """GFLOP/s of two products of ``tokens`` rows: the best tenth of `SECONDS`, for other work only slows."""
     multiply()
     best, end = 0.0, time.monotonic() + SECONDS

@@ -29,6 +29,9 @@ def latest(records: list[dict], kind: str) -> tuple[list[dict], dict]:
     return (found[-1], found[-1][0]) if found else ([], {})
 
 
+QUIET = 0.2
+"""Cores that other work may take without the comparison being called unfair."""
+
 # -- beside peers ------------------------------------------------------------------------------------
 
 
@@ -59,7 +62,15 @@ def beside_peers(run: dict, records: list[dict]) -> str:
     ]
     measured = [r for r in records if r["kind"] == "speed"]
     lines = [line for k in dict.fromkeys(r["layers"] for r in measured) for line in of_layers(k, measured, records)]
-    return "\n".join([told(run, records), "", *head, *lines])
+    return "\n".join([told(run, records) + disturbed(measured), "", *head, *lines])
+
+
+def disturbed(measured: list[dict]) -> str:
+    """A warning: a peer's threads wait for each other in every operation, so other work slows it far more than ours."""
+    most = max((r.get("other_cores") or 0.0 for r in measured), default=0.0)
+    if most < QUIET:
+        return ""
+    return f" **Not a fair comparison: other work took up to {most:.1f} cores, which slows the peers more than us.**"
 
 
 def of_layers(layers: int, measured: list[dict], records: list[dict]) -> list[str]:
