@@ -56,17 +56,17 @@ def result(measured: dict, settings: dict) -> dict:
 
 def table(records: list[dict]) -> str:
     lines = [
-        "| what grows | | an epoch | frozen layers, once | tokens/s in an epoch | peak memory |",
-        "|---|---|---|---|---|---|",
+        "| what grows | | an epoch | frozen layers, once | tokens/s in an epoch | peak memory | other work, cores |",
+        "|---|---|---|---|---|---|---|",
     ]
     for r in records:
         head = f"| {TITLES[r['grows']]} | {r['value']} |"
         if "failed" in r:
-            lines.append(f"{head} failed: {r['failed']} | | | |")
+            lines.append(f"{head} failed: {r['failed'].replace('|', '/')} | | | | |")
             continue
         speed = r["rows"] * r["length"] / r["epoch_seconds"]
         lines.append(
             f"{head} {r['epoch_seconds']:.2f} s | {r['prefix_seconds']:.2f} s | {speed:,.0f} "
-            f"| {r['memory'] / 1e9:.2f} GB |"
+            f"| {r['memory'] / 1e9:.2f} GB | {r['other_cores'] or 0:.1f} |"
         )
     return "\n".join(lines)

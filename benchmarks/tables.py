@@ -66,11 +66,11 @@ def beside_peers(run: dict, records: list[dict]) -> str:
 
 
 def disturbed(measured: list[dict]) -> str:
-    """A warning: a peer's threads wait for each other in every operation, so other work slows it far more than ours."""
+    """A warning: threads that share every operation, as the peers' do, wait for the slowest core each time."""
     most = max((r.get("other_cores") or 0.0 for r in measured), default=0.0)
     if most < QUIET:
         return ""
-    return f" **Not a fair comparison: other work took up to {most:.1f} cores, which slows the peers more than us.**"
+    return f" **Not a fair comparison: other work took up to {most:.1f} cores, which does not slow all alike.**"
 
 
 def of_layers(layers: int, measured: list[dict], records: list[dict]) -> list[str]:
@@ -141,12 +141,13 @@ def told(run: dict, records: list[dict]) -> str:
             for way, rate in ways.items():
                 rates.setdefault(f"{engine}, {MEANING[way]}", []).append(rate)
     products = "; ".join(f"{way}: {statistics.median(values):,.0f}" for way, values in rates.items())
-    packages = {f"{k} {v}" for r in records if r["kind"] == "versions" for k, v in r["versions"].items()}
+    peers = [r for r in records if r["kind"] == "versions" and not r["name"].startswith("tunesmith")]
+    packages = "; ".join(f"{r['name']}: {', '.join(f'{k} {v}' for k, v in r['versions'].items())}" for r in peers)
     return (
         f"{run['began']}, {run['cores']} cores ({run['machine']}). Starter model, {run['rows']} rows of WikiSQL "
         f"({run['mlx_rows']} for MLX, in fp32), {run['epochs']} epochs, batch {run['batch']}, LoRA rank {run['rank']} "
         f"on {', '.join(run['modules'])}, {run['precision']}; median of {run['rounds']} round(s), lowest and highest "
-        f"behind it. Matrix products, GFLOP/s: {products}. {', '.join(sorted(packages))}."
+        f"behind it. Matrix products, GFLOP/s: {products}. {packages}."
     )
 
 
