@@ -1,9 +1,13 @@
-"""Training speed beside TRL + PEFT: same model, rows, settings and precision, alternating in one run.
+"""tunesmith beside TRL + PEFT, LLaMA-Factory and mlx-lm: same model, rows, settings, precision, alternating in one run.
 
-    python benchmarks/speed.py --data FOLDER/wikisql/wikisql-exec [--steps 40] [--rounds 3]
+    python benchmarks/speed.py --data FOLDER/wikisql/wikisql-exec --growth --out speed.jsonl --write
+    python benchmarks/speed.py --draw speed.jsonl [--write]
 
-tokens/s count no padding and leave out each program's first step. Both train LoRA on the same rows of
-WikiSQL in bf16, in batches of the same size drawn from the same 320 rows.
+Every peer has its own environment, made the first time; one that cannot be made, or that fails, is in the table with
+the reason. All train LoRA (rank 8, alpha 16, learning rate 1e-4 throughout, no warm-up, no weight decay, gradients
+clipped at 1 where the peer can) on the same rows, in the same order where the peer can be told one. tokens/s count no
+padding and leave out each program's first step. MLX multiplies slowly on a CPU: it gets float32 on both sides,
+fewer rows, also of those that the loss is measured on, and one round.
 """
 
 from __future__ import annotations
@@ -11,109 +15,162 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import statistics
-import subprocess
+import platform
 import sys
 import tempfile
+import time
+from collections.abc import Iterator
 from pathlib import Path
 
-ROOT = Path(__file__).parents[1]
-PEER = ROOT / "benchmarks" / ".peer"
-PEER_PACKAGES = ["torch==2.13.0", "trl==1.16.0", "peft", "transformers", "datasets"]
-LAYERS = 30
-"""The starter's."""
+import draw
+import growth
+import tables
+from peers import OWN, PEERS, Failed, Program, call, python_of, run, versions
+
+HERE = Path(__file__).parent
+KEPT_OUT = 64
+"""Rows that the loss is measured on."""
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description="Training speed beside TRL + PEFT")
-    parser.add_argument("--data", type=Path, required=True, help="folder of train.jsonl and train.tables.jsonl")
-    parser.add_argument(
-        "--layers", type=int, nargs="+", default=[4, 16, LAYERS], help="how many of the top layers learn"
-    )
-    parser.add_argument("--rows", type=int, default=160)
-    parser.add_argument("--epochs", type=int, default=3)
-    parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--batch", type=int, default=4)
-    parser.add_argument("--modules", nargs="+", default=["q_proj", "v_proj"])
+    options = arguments()
+    if options.draw:
+        records = [json.loads(line) for line in options.draw.read_text().splitlines()]
+    else:
+        records = []
+        with tempfile.TemporaryDirectory() as folder:
+            for record in measured(options, Path(folder)):
+                records.append(record)
+                if options.out:
+                    with options.out.open("a") as file:
+                        file.write(json.dumps(record) + "\n")
+    text = tables.everything(records)
+    print(text)
+    if options.write:
+        draw.write(text, records)
+
+
+def arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description="Training speed beside TRL + PEFT, LLaMA-Factory and mlx-lm")
+    what = parser.add_argument_group("what to do")
+    what.add_argument("--data", type=Path, help="measure beside the peers on this folder's train.jsonl (WikiSQL)")
+    what.add_argument("--growth", action="store_true", help="measure how time and memory grow")
+    what.add_argument("--draw", type=Path, help="measure nothing: show what --out wrote there")
+    what.add_argument("--out", type=Path, help="append results to this file, one JSON object a line")
+    what.add_argument("--write", action="store_true", help="put tables and plot into docs/speed.md and docs/speed.svg")
+    how = parser.add_argument_group("how")
+    how.add_argument("--layers", type=int, nargs="+", default=[4, 16, 30], help="how many of the top layers learn")
+    how.add_argument("--rows", type=int, default=160)
+    how.add_argument("--mlx-rows", type=int, default=4)
+    how.add_argument("--epochs", type=int, default=3)
+    how.add_argument("--rounds", type=int, default=3)
+    how.add_argument("--batch", type=int, default=4)
+    how.add_argument("--precision", choices=["bf16", "fp32"], default="bf16", help="of all but MLX")
+    shorts = [peer.short for peer in PEERS]
+    how.add_argument("--peers", nargs="*", choices=shorts, default=shorts)
     options = parser.parse_args()
-    peer = make_peer()
-    print("| layers | | tokens/s, all in | epochs after the first pass | peak memory | held-out loss |")
-    print("|---|---|---|---|---|---|")
-    with tempfile.TemporaryDirectory() as folder:
-        model, rows = prepare(options.data, Path(folder), options.rows)
-        for layers in options.layers:
-            settings = {
-                "epochs": options.epochs, "batch": options.batch, "learning_rate": 1e-4, "rank": 8, "alpha": 16,
-                "modules": options.modules, "layers": layers, "out": f"{folder}/trl",
-            }  # fmt: skip
-            file = Path(folder) / "settings.json"
-            file.write_text(json.dumps(settings))
-            results: dict[str, list[dict]] = {"tunesmith": [], "TRL + PEFT": []}
-            for number in range(options.rounds):
-                os.environ["TUNESMITH_CACHE"] = (
-                    f"{folder}/cache-{layers}-{number}"  # nothing is kept from round to round
-                )
-                results["tunesmith"].append(run(sys.executable, "own.py", model, rows, file))
-                results["TRL + PEFT"].append(run(peer, "trl_peer.py", model, rows, file))
-            print(table(layers, results), flush=True)
+    if not (options.data or options.growth or options.draw):
+        parser.error("one of --data, --growth and --draw is needed")
+    if options.rows % options.batch or options.mlx_rows % options.batch:
+        parser.error("rows must fill whole batches: peers never see the last partial one, or see it elsewhere")
+    return options
 
 
-def make_peer() -> str:
-    """The peer's own environment; its python."""
-    python = PEER / "bin" / "python"
-    if not (PEER / ".done").exists():
-        subprocess.run([sys.executable, "-m", "venv", PEER], check=True)
-        subprocess.run([python, "-m", "pip", "install", "--quiet", *PEER_PACKAGES], check=True)
-        (PEER / ".done").touch()
-    return str(python)
-
-
-def prepare(data: Path, folder: Path, count: int) -> tuple[Path, Path]:
-    """The starter's folder, and a file of rows as token ids and learn masks: so many to train, and 64 to measure."""
-    from tunesmith.dataset import prepare as dataset
+def measured(options: argparse.Namespace, folder: Path) -> Iterator[dict]:
+    """Records as they come: one of this machine, then one for each training."""
     from tunesmith.models.find import find
-    from tunesmith.settings import make_recipe
 
     model = find("starter").folder
-    source = {"path": "train.jsonl", "kind": "wikisql", "tables": "train.tables.jsonl", "limit": count + 64}
+    settings = {"epochs": options.epochs, "batch": options.batch, "learning_rate": 1e-4, "rank": 8, "alpha": 16,
+                "modules": ["q_proj", "v_proj"], "precision": options.precision}  # fmt: skip
+    began = time.strftime("%Y-%m-%d %H:%M")
+    yield {"kind": "run", "began": began, "cores": os.cpu_count(), "machine": platform.machine(), **settings,
+           "rows": options.rows, "mlx_rows": options.mlx_rows, "rounds": options.rounds}  # fmt: skip
+    if options.data:
+        yield from beside_peers(options, model, settings, folder)
+    if options.growth:
+        for record in growth.measure(model, settings, folder):
+            print(progress(record), file=sys.stderr, flush=True)
+            yield record
+
+
+def beside_peers(options: argparse.Namespace, model: Path, settings: dict, folder: Path) -> Iterator[dict]:
+    rows, failed = prepare(options.data, model, folder, options.rows), dict[str, str]()
+    programs = in_turn([peer for peer in PEERS if peer.short in options.peers])
+    for program in programs:
+        try:
+            python_of(program)
+            yield {"kind": "versions", "name": program.name, "versions": versions(program)}
+        except Failed as error:
+            failed[program.name] = f"not installed: {error}"
+    for layers in options.layers:
+        for turn in range(options.rounds):
+            yield {"kind": "multiply", "layers": layers, "round": turn, **multiply_rates(programs, options.precision)}
+            for program in programs:
+                record = {"kind": "speed", "name": program.name, "engine": program.engine,
+                          "layers": layers, "round": turn}  # fmt: skip
+                mlx = program.engine == "mlx"
+                if mlx and turn:  # one round of it takes longer than all of the others
+                    continue
+                chosen = {**settings, "layers": layers, "precision": "fp32" if mlx else options.precision}
+                taken = ordered(rows, options.mlx_rows if mlx else options.rows, chosen)
+                try:
+                    if program.name in failed:
+                        raise Failed(failed[program.name])
+                    record |= run(program, model, taken, chosen, folder / f"{layers}-{turn}-{program.short}")
+                except Failed as error:
+                    record["failed"] = str(error)
+                print(progress(record), file=sys.stderr, flush=True)
+                yield record
+
+
+def in_turn(peers: list[Program]) -> list[Program]:
+    """Each engine of ours followed by the peers it is measured beside."""
+    engines = list(dict.fromkeys(["torch", *(peer.engine for peer in peers)]))
+    return [program for e in engines for program in (OWN[e], *(peer for peer in peers if peer.engine == e))]
+
+
+def multiply_rates(programs: list[Program], precision: str) -> dict[str, dict]:
+    """GFLOP/s of this machine now, by engine: the better of the ways it can be done."""
+    rates = {}
+    for engine in dict.fromkeys(program.engine for program in programs):
+        wanted = "fp32" if engine == "mlx" else precision
+        command = [sys.executable, str(HERE / "multiply.py"), "--engine", engine, "--precision", wanted]
+        rates[engine] = json.loads(call(command))
+    return {"rates": rates}
+
+
+def prepare(data: Path, model: Path, folder: Path, count: int) -> dict:
+    """Rows as token ids and learn masks: so many to train, and `KEPT_OUT` to measure."""
+    from tunesmith.dataset import prepare as dataset
+    from tunesmith.settings import make_recipe
+
+    source = {"path": "train.jsonl", "kind": "wikisql", "tables": "train.tables.jsonl", "limit": count + KEPT_OUT}
     recipe = make_recipe({"data": {"sources": [source], "split": {"valid": 0, "test": 0}}}, folder=data)
     for _ in dataset.prepare(recipe.data, model, folder / "dataset"):
         pass
     tokens = dataset.tokens(folder / "dataset", "train")
     rows = [{"ids": ids.tolist(), "learn": learn.tolist()} for ids, learn in (tokens[i] for i in range(len(tokens)))]
-    file = folder / "rows.json"
-    file.write_text(json.dumps({"train": rows[:count], "valid": rows[count:]}))
-    return model, file
+    return {"train": rows[:count], "valid": rows[count:]}
 
 
-def run(python: str, script: str, model: Path, rows: Path, settings: Path) -> dict:
-    command = [python, str(ROOT / "benchmarks" / script), str(model), str(rows), str(settings)]
-    done = subprocess.run(command, capture_output=True, text=True, env={**os.environ, "HF_HUB_OFFLINE": "1"})
-    if done.returncode:
-        raise SystemExit(f"{script} failed:\n{done.stderr[-3000:]}")
-    return json.loads(done.stdout.strip().splitlines()[-1])
+def ordered(rows: dict, count: int, settings: dict) -> dict:
+    """The first so many rows, and the order in which all epochs take them: the one that `tunesmith run` would."""
+    from tunesmith.training.order import Order
+
+    train, valid = rows["train"][:count], rows["valid"][:count]
+    order = Order(len(train), settings["batch"], 0)
+    steps = range(1, settings["epochs"] * order.steps_per_epoch + 1)
+    return {"train": train, "valid": valid, "order": [row for step in steps for row in order.rows(step)]}
 
 
-def table(layers: int, results: dict[str, list[dict]]) -> str:
-    """Two lines, and one with tunesmith's as multiples of the peer's, round by round."""
-    median, lines = statistics.median, []
-    all_in = {
-        name: [r["tokens"] / (r["seconds"] + r.get("prefix_seconds", 0)) for r in runs]
-        for name, runs in results.items()
-    }
-    later = {name: [r["tokens"] / r["seconds"] for r in runs] for name, runs in results.items()}
-    for name, runs in results.items():
-        memory = max(r["memory"] for r in runs) / 1e9
-        lines.append(
-            f"| {layers} | {name} | {median(all_in[name]):,.0f} | {median(later[name]):,.0f} | {memory:.2f} GB "
-            f"| {runs[0]['valid']:.4f} |"
-        )
-    ratios = [[a / b for a, b in zip(*kind.values(), strict=True)] for kind in (all_in, later)]
-    told = [f"**{median(r):.1f}** ({', '.join(f'{x:.1f}' for x in r)})" for r in ratios]
-    memory, loss = (median(r[key] for r in results["tunesmith"]) / median(r[key] for r in results["TRL + PEFT"])
-                    for key in ("memory", "valid"))  # fmt: skip
-    lines.append(f"| | ratio | {told[0]} | {told[1]} | {memory:.2f} | {loss:.3f} |")
-    return "\n".join(lines)
+def progress(record: dict) -> str:
+    where = " ".join(f"{key} {record[key]}" for key in ("name", "layers", "rows", "length", "round") if key in record)
+    if "failed" in record:
+        return f"{where}: failed: {record['failed']}"
+    if record["kind"] == "growth":
+        return f"{where}: {record['epoch_seconds']:.2f} s an epoch"
+    return f"{where}: {tables.all_in(record):,.0f} tokens/s, other work on {record['other_cores'] or 0:.1f} cores"
 
 
 if __name__ == "__main__":
