@@ -276,11 +276,11 @@ import os, sys
 from tunesmith.dataset import pool
 
 if __name__ == "__main__":
-    pool.WORTH = 0
     made = pool.Pool(1)
-    for _ in made.map(len, [[0]]):
-        print(*made._executor._processes, flush=True)
-        os.kill(os.getpid(), 9)
+    made.begin()
+    made._begun.result()
+    print(*made._executor._processes, flush=True)
+    os.kill(os.getpid(), 9)
 """
 
 

@@ -1,7 +1,9 @@
 from __future__ import annotations
 
 import random
+import re
 import time
+import unicodedata
 from pathlib import Path
 
 import numpy as np
@@ -17,6 +19,7 @@ from tunesmith.dataset.similar import (
     jaccard,
     near_duplicates,
     normal,
+    normal_all,
     signature,
 )
 
@@ -170,3 +173,17 @@ def test_thousands_of_rows_from_one_form_take_no_quadratic_time(tmp_path: Path):
     pairs = near_duplicates(texts.__getitem__, signatures, 0.85)
     assert [(kept, row) for kept, row, _ in pairs] == [(0, i) for i in range(1, 4000)]
     assert time.process_time() - began < 20  # 8 million pairs would take minutes
+
+
+@given(st.lists(st.text() | st.text(st.sampled_from("\0 a，。1①ΑÅｶﾞ\u3000\x85"))))
+def test_many_texts_at_once_are_compared_as_each_alone(texts: list[str]):
+    assert normal_all(texts) == [normal(text) for text in texts]
+
+
+@given(st.text() | st.text(st.sampled_from("\0 a.，。1①ΑÅﬁŉ\u3000\x85\u2003’")))
+def test_a_text_is_compared_by_its_words_in_their_usual_form(text: str):
+    between = re.compile(
+        r"""[\s,.;:!?"'`()\[\]{}，．；：！？＂＇（）［］｛｝｡､｢｣、。〈〉《》「」『』【】〔〕〖〗“”‘’—–…·•～〜]+"""
+    )
+    words = between.sub(" ", unicodedata.normalize("NFKC", between.sub(" ", text)))
+    assert normal(text) == (between.sub(" ", words).strip().casefold() or text)

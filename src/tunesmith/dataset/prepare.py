@@ -20,7 +20,7 @@ from tunesmith import files
 from tunesmith.dataset import decide, similar
 from tunesmith.dataset.boilerplate import Edges
 from tunesmith.dataset.digest import Digest, Encoding, Work, chat_format, digest, tokenize
-from tunesmith.dataset.pool import Pool
+from tunesmith.dataset.pool import WORTH, Pool
 from tunesmith.dataset.report import Account, Tally, build_report
 from tunesmith.dataset.split import PARTS, Part, parts_of
 from tunesmith.dataset.spool import PIECE, Spool
@@ -44,13 +44,25 @@ def prepare(data: DataSettings, model: Path, folder: Path, *, workers: int | Non
 
     Raises `SourceError` when a source is not there or nothing is left to train on.
     """
-    chat_format(model)  # a model that cannot be read is said before anything is
-    with files.atomic_folder(folder) as target, Pool(workers) as pool:
-        scratch = Path(tempfile.mkdtemp(prefix=".rows.", dir=target))
-        try:
-            yield from _Preparing(data, model, target, scratch, pool).run()
-        finally:
-            shutil.rmtree(scratch, ignore_errors=True)
+    with Pool(workers) as pool:
+        if _is_large(data):
+            pool.begin()
+        chat_format(model)  # a model that cannot be read is said before anything is
+        with files.atomic_folder(folder) as target:
+            scratch = Path(tempfile.mkdtemp(prefix=".rows.", dir=target))
+            try:
+                yield from _Preparing(data, model, target, scratch, pool).run()
+            finally:
+                shutil.rmtree(scratch, ignore_errors=True)
+
+
+def _is_large(data: DataSettings) -> bool:
+    """Whether the files that are named are worth further processes, as far as their sizes tell."""
+    paths = [Path(data.folder) / source.path for source, _ in named_sources(data)]
+    try:
+        return sum(path.stat().st_size for path in paths if path.is_file()) > WORTH * PIECE
+    except OSError:
+        return False
 
 
 def read(folder: Path, part: Part) -> Iterator[Example]:
@@ -172,7 +184,7 @@ class _Preparing:
     def _take(self, made: Digest, index: int) -> None:
         account = self.tally.accounts[index]
         account.inputs += made.inputs
-        account.divided += len(made.lines) + len(made.quarantined) - made.inputs
+        account.divided += len(made.sizes) + len(made.quarantined) - made.inputs
         self.tally.noted.update(made.noted)
         self.tally.personal.update(made.personal)
         self.tally.personal_at = {**made.personal_at, **self.tally.personal_at}

@@ -6,10 +6,9 @@ Ullman, "Mining of Massive Datasets", chapter 3.
 
 from __future__ import annotations
 
-import re
 import unicodedata
 from collections import OrderedDict
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from itertools import groupby
 from operator import itemgetter
 from pathlib import Path
@@ -36,17 +35,36 @@ _SLICE = 1 << 15
 _PAIR = np.dtype([("earlier", "u4"), ("later", "u4"), ("estimate", "f4")])
 
 # What separates words and sentences. Operators and signs stay: "3 + 4" is not "3 - 4", and C# is not C.
-_BETWEEN = re.compile(
-    r"""[\s,.;:!?"'`()\[\]{}，．；：！？＂＇（）［］｛｝｡､｢｣、。〈〉《》「」『』【】〔〕〖〗“”‘’—–…·•～〜]+"""
-)
+_MARKS = """,.;:!?"'`()[]{}，．；：！？＂＇（）［］｛｝｡､｢｣、。〈〉《》「」『』【】〔〕〖〗“”‘’—–…·•～〜"""
+_SPACES = "".join(c for c in map(chr, range(0x3001)) if c.isspace())
 
 
 def normal(text: str) -> str:
     """The text as it is compared: NFKC, no case, one space for each run of spaces and punctuation."""
-    words = _BETWEEN.sub(" ", text)  # full-width punctuation too: most Chinese text is NFKC once that is gone
-    if not unicodedata.is_normalized("NFKC", words):
-        words = _BETWEEN.sub(" ", unicodedata.normalize("NFKC", words))
-    return words.strip().casefold() or text
+    return " ".join(_words(text).split()) or text
+
+
+def normal_all(texts: Sequence[str]) -> list[str]:
+    """`normal` of each, done to all of them at once: for short texts that takes a quarter of the time."""
+    whole = "\0".join(texts)
+    if whole.count("\0") != max(0, len(texts) - 1):
+        return [normal(text) for text in texts]
+    return [" ".join(words.split()) or text for words, text in zip(_words(whole).split("\0"), texts, strict=False)]
+
+
+def _words(text: str) -> str:
+    text = _spaced(text)  # full-width punctuation too: most Chinese text is NFKC once that is gone
+    if not unicodedata.is_normalized("NFKC", text):
+        text = _spaced(unicodedata.normalize("NFKC", text))
+    return text.casefold()
+
+
+def _spaced(text: str) -> str:
+    """With a space for each character between words. Looking for one after the other is fastest: most are absent."""
+    for character in _MARKS + _SPACES:
+        if character in text:
+            text = text.replace(character, " ")
+    return text
 
 
 def signature(text: str) -> np.ndarray:
