@@ -13,7 +13,9 @@ from hypothesis import strategies as st
 
 from tunesmith.dataset.similar import (
     BLOCK,
+    MOST,
     PERMUTATIONS,
+    Candidates,
     Signatures,
     band_size,
     jaccard,
@@ -187,3 +189,23 @@ def test_a_text_is_compared_by_its_words_in_their_usual_form(text: str):
     )
     words = between.sub(" ", unicodedata.normalize("NFKC", between.sub(" ", text)))
     assert normal(text) == (between.sub(" ", words).strip().casefold() or text)
+
+
+def test_of_any_number_of_pairs_the_most_alike_are_kept_in_bounded_memory():
+    candidates, alike = Candidates(1000), {}
+    rng = np.random.default_rng(0)
+    for _ in range(40):
+        later = rng.permutation(np.arange(100, 1000))
+        earlier = rng.integers(0, 100, 900)
+        estimates = ((earlier * 31 + later * 17) % 64 / 64).astype("f4")
+        pairs = np.rec.fromarrays(
+            [earlier, later, estimates], dtype=[("earlier", "u4"), ("later", "u4"), ("estimate", "f4")]
+        )
+        candidates.add(pairs)
+        candidates.add(pairs[::2])
+        for one, other, estimate in pairs.tolist():
+            alike.setdefault(other, {})[one] = estimate
+    expected = [
+        (row, one) for row in sorted(alike) for one in sorted(alike[row], key=lambda e: (-alike[row][e], e))[:MOST]
+    ]
+    assert list(candidates) == expected
