@@ -45,7 +45,7 @@ def _list(paths: list[str]) -> str:
 
 def _parts(folder: Path, name: str) -> dict[Part, list[str]]:
     """The files with rows that are named for each part, as the recipe would name them."""
-    found = dict[Part, list[str]]((part, []) for part in PARTS)
+    found: dict[Part, list[str]] = {"train": [], "valid": [], "test": []}
     try:
         there = sorted(folder.iterdir()) if folder.is_dir() else []
     except OSError:

@@ -57,7 +57,7 @@ class _Lines:
 
 
 def read_csv(path: Path, delimiter: str, is_known: Callable[[list[str]], bool]) -> Iterator[Table]:
-    """The one table of a file; an empty ``delimiter`` is found out; ``is_known`` knows a header. Raises `Unreadable`."""
+    """The one table of a file; an empty ``delimiter`` is found out; ``is_known`` knows headers. Raises `Unreadable`."""
     with path.open("rb") as file:
         sample = file.read(SAMPLE)
         refuse_binary(sample, "a table of text")
