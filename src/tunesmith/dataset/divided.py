@@ -51,7 +51,7 @@ def _parts(folder: Path, name: str) -> dict[Part, list[str]]:
     except OSError:
         return found
     for path in there:
-        part = next((part for part, form in _NAMED.items() if form.fullmatch(path.stem)), None)
+        part: Part | None = next((part for part in PARTS if _NAMED[part].fullmatch(path.stem)), None)
         if part and path.suffix.lower() in {*ROWS, *TABLES} and path.is_file():
             found[part].append((PurePath(name) / path.name).as_posix())
     return found

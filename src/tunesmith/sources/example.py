@@ -83,7 +83,7 @@ class Example:
 
     def written(self) -> Written:
         """The row in JSON. A text is encoded once, for the id and the line: that takes longer than all else."""
-        told = {key: self.extra[key] for key in ("tools", "rejected", "label") if key in self.extra}
+        told = {key: self.extra[key] for key in _TOLD if key in self.extra} if self.extra else {}
         try:
             texts = [orjson.dumps(m.content) for m in self.messages]
             about = orjson.dumps(self._about())
@@ -160,6 +160,8 @@ class Example:
         )
 
 
+_TOLD = ("tools", "rejected", "label")
+"""The keys of ``extra`` that are part of the content."""
 # What stands around the text of a turn: in what is hashed, and in the row.
 _TURN = {
     (role, learn): (
