@@ -54,18 +54,36 @@ def measure(rows: Path, near: str) -> dict[str, float]:
 
     model = find("starter").folder
     recipe = make_recipe({"data": {"sources": [str(rows)], "clean": {"near_duplicates": near}}})
-    began, seen = time.monotonic(), {}
-    for event in prepare(recipe.data, model, rows.parent / "dataset"):
+    began, seen, helper = time.monotonic(), {}, 0.0
+    for number, event in enumerate(prepare(recipe.data, model, rows.parent / "dataset")):
         kind = event.message.split()[0]
         seen[kind] = time.monotonic()
+        if number % 8 == 0:
+            helper = max([helper, *map(peak, below(os.getpid()))])
     ended = time.monotonic()
     read = seen["reading"] - began
     searched = max(seen.get("near-duplicates", seen["reading"]), seen["reading"])
     return {
         "read": read, "near": searched - seen["reading"], "tokenize": ended - searched,
         "self": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024,
-        "helper": resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss / 1024,
+        "helper": helper,
     }  # fmt: skip
+
+
+def below(process: int) -> list[int]:
+    """The processes that this one started, and those that they did (Linux)."""
+    files = Path(f"/proc/{process}/task").glob("*/children")
+    children = [int(child) for file in files for child in file.read_text().split()]
+    return [*children, *(further for child in children for further in below(child))]
+
+
+def peak(process: int) -> float:
+    """The most memory that it has had so far, MB."""
+    try:
+        status = Path(f"/proc/{process}/status").read_text()
+    except OSError:  # it has ended
+        return 0.0
+    return float(status.partition("VmHWM:")[2].split()[0] if "VmHWM:" in status else 0) / 1024
 
 
 def main() -> None:

@@ -18,7 +18,7 @@ from tunesmith.run import STAGES, RunFolder
 from tunesmith.settings import Recipe, SqlTaskSettings, make_recipe, read_recipe
 from tunesmith.sources.text import source_errors
 
-PREPARING = 2
+PREPARING = 3
 """Counts up when preparing changes what it writes, so that older datasets are prepared again."""
 TRAINING = 2
 EXPORTING = 1

@@ -3,6 +3,7 @@ from __future__ import annotations
 import time
 from itertools import pairwise
 
+import orjson
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -215,10 +216,18 @@ PIECES = st.sampled_from([
 ])  # fmt: skip
 
 
-@given(st.lists(st.lists(PIECES).map("".join), max_size=6))
+@given(st.lists(st.lists(st.lists(PIECES).map("".join), max_size=3), max_size=4))
 @settings(deadline=None)
-def test_many_texts_at_once_give_what_each_gives_alone(texts: list[str]):
-    assert list(find_in(texts)) == [(i, found) for i, text in enumerate(texts) if (found := find(text))]
+def test_many_rows_at_once_give_what_each_gives_alone(rows: list[list[str]]):
+    alone = [(i, found) for i, row in enumerate(rows) if (found := find("\n".join(row)))]
+    assert list(find_in(rows, [text.encode() for row in rows for text in row])) == alone
+    assert list(find_in(rows, [orjson.dumps(text) for row in rows for text in row])) == alone
+
+
+def test_what_lies_across_the_pieces_that_are_searched_is_found(monkeypatch):
+    monkeypatch.setattr("tunesmith.dataset.personal._SLICE", 20)
+    texts = [" " * i + text for text in (KEY, JWT, "+49 30 1234567", "(212) 555-0187") for i in range(20)]
+    assert [i for i, _ in find_in([[text] for text in texts], [text.encode() for text in texts])] == [*range(80)]
 
 
 @pytest.mark.parametrize("text", [
@@ -228,4 +237,5 @@ def test_many_texts_at_once_give_what_each_gives_alone(texts: list[str]):
 ])  # fmt: skip
 def test_each_kind_is_found_among_many_texts_too(text: str):
     assert find(text)
-    assert list(find_in(["nothing", text, "nothing"])) == [(1, find(text))]
+    rows = [["nothing"], [text], ["nothing"]]
+    assert list(find_in(rows, [text.encode() for row in rows for text in row])) == [(1, find(text))]

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import subprocess
 import sys
 import time
@@ -60,3 +61,61 @@ def test_a_script_without_a_guard_is_told_what_it_lacks(tmp_path: Path):
     )
     done = subprocess.run([sys.executable, script], capture_output=True, text=True, timeout=60)
     assert 'under `if __name__ == "__main__":`' in done.stderr.splitlines()[-1]
+
+
+def test_few_tasks_are_taken_ahead_of_what_is_asked_for():
+    taken = []
+    with Pool(2) as pool:
+        pool.begin()
+        assert pool._begun is not None
+        pool._begun.result()
+        for done, _ in enumerate(pool.map(abs, (taken.append(i) or i for i in range(200))), 1):
+            assert len(taken) <= done + 4
+    assert len(taken) == 200
+
+
+def test_when_nobody_asks_further_the_pool_goes_on_with_other_work():
+    with Pool(2) as pool:
+        pool.begin()
+        made = pool.map(slowly, range(10_000))
+        next(made)
+        made.close()
+        assert list(pool.map(abs, [-1, -2])) == [1, 2]
+
+
+def test_a_pool_ends_though_its_processes_have_only_begun():
+    with Pool(1) as pool:
+        pool.begin()
+    with pytest.raises(RuntimeError, match="after shutdown"):
+        pool._submit(abs, 1)
+
+
+STOPPED = """
+import os, signal, sys, time
+from tunesmith.dataset.pool import Pool
+
+if __name__ == "__main__":
+    with Pool(2) as pool:
+        pool.begin()
+        if sys.argv[1] == "later":
+            pool._begun.result()
+        print("begun", flush=True)
+        try:
+            for _ in pool.map(time.sleep, [0.05] * 400):
+                pass
+        except KeyboardInterrupt:
+            print("stopped", flush=True)
+"""
+
+
+@pytest.mark.parametrize("when", ["at once", "later"])
+def test_ctrl_c_stops_the_work_and_no_process_complains(tmp_path: Path, when: str):
+    (tmp_path / "stopped.py").write_text(STOPPED)
+    command = [sys.executable, tmp_path / "stopped.py", when]
+    run = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True)
+    assert run.stdout is not None
+    assert run.stdout.readline() == "begun\n"
+    time.sleep(0.2)
+    os.killpg(run.pid, signal.SIGINT)
+    out, complaints = run.communicate(timeout=60)
+    assert (out, complaints, run.returncode) == ("stopped\n", "", 0)

@@ -2,9 +2,11 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import subprocess
 import sys
 import time
+import tomllib
 from collections import Counter
 from pathlib import Path
 from typing import Any
@@ -276,11 +278,11 @@ import os, sys
 from tunesmith.dataset import pool
 
 if __name__ == "__main__":
-    pool.WORTH = 0
     made = pool.Pool(1)
-    for _ in made.map(len, [[0]]):
-        print(*made._executor._processes, flush=True)
-        os.kill(os.getpid(), 9)
+    made.begin()
+    made._begun.result()
+    print(*made._executor._processes, flush=True)
+    os.kill(os.getpid(), 9)
 """
 
 
@@ -360,3 +362,26 @@ def test_of_many_cut_rows_the_worst_are_reported_and_all_are_listed(tmp_path, mo
     assert report["cut"]["rows"] == len(lines(folder / "cut.jsonl")) == 80
     assert report["cut"]["lost"] == sum(line["lost"] for line in lines(folder / "cut.jsonl"))
     assert [row["origin"] for row in report["cut"]["worst"]] == [f"rows.jsonl:{i}" for i in range(85, 35, -1)]
+
+
+@pytest.mark.parametrize(
+    "names", [("train.jsonl", "dev.jsonl", "test.csv"), ("训练.jsonl", "验证集.jsonl", "测试.csv")]
+)
+def test_a_folder_that_is_divided_already_gets_the_lines_that_use_it_so(tmp_path, model, names):
+    (tmp_path / "set").mkdir()
+    for number, name in enumerate(names[:2]):
+        (tmp_path / "set" / name).write_text("\n".join(map(json.dumps, pairs(20, 100 * number))))
+    (tmp_path / "set" / names[2]).write_text("question,answer\nq,a\n")
+    (tmp_path / "more.jsonl").write_text(json.dumps(pairs(1, 900)[0]))
+    data = make_recipe({"data": {"sources": ["set", "more.jsonl"]}}, folder=tmp_path).data
+    [hint] = [f["message"] for f in build(data, model)[1]["findings"] if "divided already" in f["message"]]
+    lines = re.fullmatch(r".* write \[data\] (sources = .*) and \[data.split\] (valid = .*) and (test = .*)", hint)
+    assert lines is not None
+    recipe = tomllib.loads(f"[data]\n{lines[1]}\n[data.split]\n{lines[2]}\n{lines[3]}")
+    assert recipe["data"] == {
+        "sources": [f"set/{names[0]}", "more.jsonl"],
+        "split": {"valid": [f"set/{names[1]}"], "test": [f"set/{names[2]}"]},
+    }
+    report = build(make_recipe(recipe, folder=tmp_path).data, model)[1]
+    assert report["rows"] == {"train": 21, "valid": 20, "test": 1}
+    assert not [f for f in report["findings"] if "divided already" in f["message"]]

@@ -1,7 +1,9 @@
 from __future__ import annotations
 
 import random
+import re
 import time
+import unicodedata
 from pathlib import Path
 
 import numpy as np
@@ -11,12 +13,15 @@ from hypothesis import strategies as st
 
 from tunesmith.dataset.similar import (
     BLOCK,
+    MOST,
     PERMUTATIONS,
+    Candidates,
     Signatures,
     band_size,
     jaccard,
     near_duplicates,
     normal,
+    normal_all,
     signature,
 )
 
@@ -170,3 +175,37 @@ def test_thousands_of_rows_from_one_form_take_no_quadratic_time(tmp_path: Path):
     pairs = near_duplicates(texts.__getitem__, signatures, 0.85)
     assert [(kept, row) for kept, row, _ in pairs] == [(0, i) for i in range(1, 4000)]
     assert time.process_time() - began < 20  # 8 million pairs would take minutes
+
+
+@given(st.lists(st.text() | st.text(st.sampled_from("\0 a，。1①ΑÅｶﾞ\u3000\x85"))))
+def test_many_texts_at_once_are_compared_as_each_alone(texts: list[str]):
+    assert normal_all(texts) == [normal(text) for text in texts]
+
+
+@given(st.text() | st.text(st.sampled_from("\0 a.，。1①ΑÅﬁŉ\u3000\x85\u2003’")))
+def test_a_text_is_compared_by_its_words_in_their_usual_form(text: str):
+    between = re.compile(
+        r"""[\s,.;:!?"'`()\[\]{}，．；：！？＂＇（）［］｛｝｡､｢｣、。〈〉《》「」『』【】〔〕〖〗“”‘’—–…·•～〜]+"""
+    )
+    words = between.sub(" ", unicodedata.normalize("NFKC", between.sub(" ", text)))
+    assert normal(text) == (between.sub(" ", words).strip().casefold() or text)
+
+
+def test_of_any_number_of_pairs_the_most_alike_are_kept_in_bounded_memory():
+    candidates, alike = Candidates(1000), {}
+    rng = np.random.default_rng(0)
+    for _ in range(40):
+        later = rng.permutation(np.arange(100, 1000))
+        earlier = rng.integers(0, 100, 900)
+        estimates = ((earlier * 31 + later * 17) % 64 / 64).astype("f4")
+        pairs = np.rec.fromarrays(
+            [earlier, later, estimates], dtype=[("earlier", "u4"), ("later", "u4"), ("estimate", "f4")]
+        )
+        candidates.add(pairs)
+        candidates.add(pairs[::2])
+        for one, other, estimate in pairs.tolist():
+            alike.setdefault(other, {})[one] = estimate
+    expected = [
+        (row, one) for row in sorted(alike) for one in sorted(alike[row], key=lambda e: (-alike[row][e], e))[:MOST]
+    ]
+    assert list(candidates) == expected

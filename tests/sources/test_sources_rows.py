@@ -77,6 +77,37 @@ def test_an_array_cut_short_keeps_the_rows_before_the_cut(tmp_path):
     assert isinstance(read[1], Quarantined)
 
 
+@pytest.mark.parametrize("broken", [
+    '{"messages": [{"role": "user", "content": "问 "b" "}, {"role": "assistant", "content": "c"}]}',
+    '{"messages": [{"role": "user", "content": "b"}, {"role": "assistant" "content": "c"}]}',
+    '{"messages": [{"role": "user", "content": "b"}, {"role": "assistant", "content": "c"}]',
+    '{"messages": [{"role": "user", "content": "b"}, {"role": "assistant", "content": "c}]}',
+    "{'messages': 3}",
+])  # fmt: skip
+@pytest.mark.parametrize("indent", [None, 1])
+def test_a_broken_row_of_an_array_costs_itself_alone(tmp_path, broken, indent):
+    good = [
+        json.dumps(
+            {"messages": [{"role": "user", "content": f"{i}"}, {"role": "assistant", "content": "好"}]}, indent=indent
+        )
+        for i in range(4)
+    ]
+    rows = rows_of(tmp_path, "[\n" + ",\n".join([*good[:2], broken, *good[2:]]) + "\n]\n")
+    assert [row.messages[0].content for row in rows if isinstance(row, Example)] == ["0", "1", "2", "3"]
+    bad = [row for row in rows if isinstance(row, Quarantined)]
+    assert [(row.origin.line, row.text) for row in bad] == [(2 + 2 * (good[0].count("\n") + 1), broken)]
+    assert bad[0].reason.startswith("broken JSON: ")
+
+
+def test_a_row_behind_a_broken_one_knows_its_line(tmp_path):
+    rows = rows_of(tmp_path, '[\n{"text": "a"},\n{"text": b\n},\n\n{"text": "c"}]')
+    assert [(type(row).__name__, row.origin.line) for row in rows] == [
+        ("Example", 2),
+        ("Quarantined", 3),
+        ("Example", 6),
+    ]
+
+
 def test_marks_crlf_and_odd_line_ends_are_read_in_any_encoding(tmp_path):
     text = '{"text": "皇上好，你是谁？\u2028中文"}\r\n{"text": "我是甄嬛。"}\r\n'
     for encoding in ("utf-8", "utf-8-sig", "utf-16", "utf-16-le", "utf-16-be", "utf-32", "gb18030"):

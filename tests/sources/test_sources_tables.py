@@ -468,3 +468,26 @@ def test_a_database_without_a_table_says_so(tmp_path):
     (tmp_path / "a.db").write_bytes(b"")
     with pytest.raises(SourceError, match=r"a.db is a database without a table; fill it or leave it out"):
         list(read_table(tmp_path / "a.db", "a.db", {}, None, None))
+
+
+TITLED = [["问答总表", None], ["as of 2024", None], [None, None], ["问题", "答案"], ["问", "答"], ["q", "a"]]
+
+
+def test_titles_above_the_header_are_quarantined_and_not_taken_for_it(tmp_path):
+    said = "a title above the header, which was found in row {}; it is not read"
+    rows = read(workbook(tmp_path / "a.xlsx", {"Sales": TITLED}))
+    assert reasons(rows) == {"1": said.format(4), "2": said.format(4)}
+    assert pairs(rows[2:]) == [("问", "答"), ("q", "a")]
+    for delimiter in ",;\t":
+        lines = [delimiter.join(cell or "" for cell in row) for row in TITLED]
+        lines[0] = "文本"  # alone, the name of a column
+        rows = csv_rows(tmp_path, "\n".join(lines))
+        assert reasons(rows) == {"1": said.format(4), "2": said.format(4)}
+        assert pairs(rows[2:]) == [("问", "答"), ("q", "a")]
+    rows = csv_rows(tmp_path, "A title\n\nFrage,Antwort\nq,a", columns={"question": "Frage", "answer": "Antwort"})
+    assert pairs(rows[1:]) == [("q", "a")]
+
+
+def test_where_no_header_is_found_it_is_said_where_it_was_looked_for(tmp_path):
+    with pytest.raises(SourceError, match=r"it has 'A title'.* the header is looked for in the first 10 rows"):
+        csv_rows(tmp_path, "A title\nFrage,Antwort\neins,zwei")

@@ -7,23 +7,23 @@ from collections import Counter
 from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from functools import lru_cache
-from hashlib import blake2b
+from hashlib import sha256
+from itertools import chain, islice
 from pathlib import Path
 
 import numpy as np
-import orjson
 
 from tunesmith.dataset import personal
 from tunesmith.dataset.compose import compose
 from tunesmith.dataset.similar import normal
-from tunesmith.dataset.split import group_of, share_of
+from tunesmith.dataset.split import groups_of, shares_of
 from tunesmith.dataset.tokens import encode
 from tunesmith.errors import ModelError, SourceError
 from tunesmith.models.chat import ChatFormat
 from tunesmith.settings import DataSettings
 from tunesmith.sources.document import Document, Unread
 from tunesmith.sources.documents import read_later
-from tunesmith.sources.example import Example, Message
+from tunesmith.sources.example import Example, Message, Written
 from tunesmith.sources.quarantine import Quarantined
 from tunesmith.sources.rows import Block, read_block
 
@@ -41,6 +41,10 @@ KEYS = np.dtype([
 """What is decided from, for each row: small enough for millions of rows in memory."""
 
 
+BATCH = 128
+"""Rows that are done together, each step for all of them: so few that the processor keeps them at hand."""
+
+
 @dataclass(frozen=True)
 class Work:
     """One piece of a source, small enough to be sent to another process."""
@@ -55,10 +59,12 @@ class Work:
 class Digest:
     """The rows of one piece, as lines of JSON, with their keys; what could not be used; what was noticed.
 
+    text: the lines, one behind the other without newlines; sizes: int64 [rows], bytes of each.
     documents: files of prose that were read, to be divided when all of their source were seen; no inputs yet.
     """
 
-    lines: list[bytes] = field(default_factory=list)
+    text: bytes = b""
+    sizes: np.ndarray = field(default_factory=lambda: np.empty(0, np.int64))
     keys: np.ndarray = field(default_factory=lambda: np.empty(0, KEYS))
     quarantined: list[Quarantined] = field(default_factory=list)
     documents: list[Document] = field(default_factory=list)
@@ -71,19 +77,31 @@ class Digest:
 
 def digest(work: Work) -> Digest:
     """Every row of one piece."""
-    made, examples = Digest(), list[Example]()
-    for item in _items(work, made):
+    made = Digest()
+    lines, keys, items = list[bytes](), [made.keys], iter(_items(work, made))
+    while batch := list(islice(items, BATCH)):
+        written, examples = _digested(batch, work.data, made)
+        lines += [row.line for row in written]
+        keys.append(_keys(examples, written, work.data.seed))
+    made.text, made.sizes = b"".join(lines), np.fromiter(map(len, lines), np.int64, len(lines))
+    made.keys = np.concatenate(keys)
+    return made
+
+
+def _digested(
+    batch: list[Example | Quarantined], data: DataSettings, made: Digest
+) -> tuple[list[Written], list[Example]]:
+    examples = list[Example]()
+    for item in batch:
         if isinstance(item, Quarantined):
             made.quarantined.append(item)
-        else:
-            examples.append(_with_system(item, work.data.system))
-    examples = _cleaned(examples, work.data, made)
-    for example in examples:
-        if example.notes:
-            made.noted.update(example.notes)
-    made.lines = [row_line(example) for example in examples]
-    made.keys = _keys(examples, work.data.seed)
-    return made
+            continue
+        examples.append(_with_system(item, data.system) if data.system else item)
+        if item.notes:
+            made.noted.update(item.notes)
+    written = [example.written() for example in examples]
+    _clean(examples, written, data, made)
+    return written, examples
 
 
 def _items(work: Work, made: Digest) -> Iterable[Example | Quarantined]:
@@ -117,25 +135,29 @@ def chat_format(folder: Path) -> ChatFormat:
 
 
 def _with_system(example: Example, system: str) -> Example:
-    if not system or example.messages[0].role in ("system", "text"):
+    if example.messages[0].role in ("system", "text"):
         return example
     return replace(example, messages=(Message("system", system), *example.messages))
 
 
-def _cleaned(examples: list[Example], data: DataSettings, made: Digest) -> list[Example]:
+def _clean(examples: list[Example], written: list[Written], data: DataSettings, made: Digest) -> None:
     """Personal data is counted, and replaced where the settings ask for it."""
-    texts = ["\n".join([m.content for m in e.messages] + _rejected(e)) for e in examples]
-    for row, found in personal.find_in(texts):
+    texts = [[m.content for m in e.messages] + _rejected(e) for e in examples]
+    in_json = [
+        row.texts + [json.dumps(text).encode() for text in _rejected(e)]
+        for e, row in zip(examples, written, strict=True)
+    ]
+    for row, found in personal.find_in(texts, list(chain.from_iterable(in_json))):
         for one in found:
             made.personal[one.kind] += 1
             made.personal_at.setdefault(one.kind, str(examples[row].origin))
         if data.clean.redact:
             examples[row] = _redacted(examples[row], data.clean.redact)
-    return examples
+            written[row] = examples[row].written()
 
 
 def _redacted(example: Example, kinds: Collection[personal.Kind]) -> Example:
-    turns = [replace(m, content=personal.redact(m.content, kinds)[0]) for m in example.messages]
+    turns = [m._replace(content=personal.redact(m.content, kinds)[0]) for m in example.messages]
     extra = example.extra
     for worse in _rejected(example):
         extra = extra | {"rejected": personal.redact(worse, kinds)[0]}
@@ -147,44 +169,38 @@ def _rejected(example: Example) -> list[str]:
     return [example.extra["rejected"]] if "rejected" in example.extra else []
 
 
-def row_line(example: Example) -> bytes:
-    """The row as it stands in ``dataset/*.jsonl``, without the newline."""
-    row = example.to_json()
-    try:
-        return orjson.dumps(row)
-    except TypeError:  # half a character, or a number of more than 64 bits
-        return json.dumps(row, ensure_ascii=False).encode("utf-8", "backslashreplace")
-
-
-def _keys(examples: list[Example], seed: int) -> np.ndarray:
+def _keys(examples: list[Example], written: list[Written], seed: int) -> np.ndarray:
     """KEYS [rows]. All hashes of a kind are made into numbers at once, which takes a third of the time."""
     keys = np.empty(len(examples), KEYS)
-    hashes = {name: list[bytes]() for name in ("question", "answer", "asked", "group")}
-    shares = []
-    for example in examples:
-        question = "\n".join([m.content.strip() for m in example.prompt])
-        group = group_of(example)
-        hashes["question"].append(_hash(question))
-        hashes["answer"].append(_hash(example.answer))
-        hashes["group"].append(_hash(group))
-        # A question about a table is another one about another table; a document's is asked by its title.
-        if example.group:
-            hashes["asked"].append(_hash(f"{group}\0{question}" if example.extra else normal(question)))
-        else:
-            hashes["asked"].append(hashes["group"][-1])
-        shares.append(share_of(group, seed))
-    for name, digests in hashes.items():
-        keys[name] = np.frombuffer(b"".join(digests), "<u8")
-    keys["content"] = [int(e.id, 16) for e in examples]
-    keys["share"] = shares
-    keys["own"] = [bool(e.group) for e in examples]
-    keys["bad"] = [e.extra.get("label") is False for e in examples]
-    keys["preference"] = [isinstance(e.extra.get("label"), bool) or "rejected" in e.extra for e in examples]
+    questions = ["\n".join([m.content.strip() for m in e.prompt]) for e in examples]
+    keys["content"] = np.frombuffer(bytes.fromhex("".join([row.id for row in written])), ">u8")
+    keys["question"] = _hashes([question.encode("utf-8", "surrogatepass") for question in questions])
+    keys["answer"] = _hashes([_answer(e, row) for e, row in zip(examples, written, strict=True)])
+    keys["share"], keys["group"] = shares_of(groups_of(examples), seed)
+    keys["asked"], keys["own"] = keys["group"], [e.group != "" for e in examples]
+    # A question about a table is another one about another table; a document's is asked by its title.
+    own = [(e, question) for e, question in zip(examples, questions, strict=True) if e.group]
+    asked = [f"{e.group}\0{question}" if e.extra else normal(question) for e, question in own]
+    keys["asked"][keys["own"]] = shares_of(asked, seed)[1]
+    labels = [e.extra.get("label") for e in examples]
+    keys["bad"] = [label is False for label in labels]
+    keys["preference"] = [
+        isinstance(label, bool) or "rejected" in e.extra for e, label in zip(examples, labels, strict=True)
+    ]
     return keys
 
 
-def _hash(text: str) -> bytes:
-    return blake2b(text.encode("utf-8", "surrogatepass"), digest_size=8).digest()
+def _answer(example: Example, row: Written) -> bytes:
+    """The last answer, in JSON."""
+    for message, text in zip(reversed(example.messages), reversed(row.texts), strict=True):
+        if message.role == "assistant":
+            return text
+    return b'""'
+
+
+def _hashes(texts: Iterable[bytes]) -> np.ndarray:
+    """uint64 [texts]"""
+    return np.frombuffer(b"".join([sha256(text).digest()[:8] for text in texts]), "<u8")
 
 
 @dataclass(frozen=True)

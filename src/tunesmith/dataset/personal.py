@@ -6,17 +6,21 @@ Every pattern has bounded repeats, and a start that no other start lies within, 
 from __future__ import annotations
 
 import re
-from bisect import bisect_left, bisect_right
+from bisect import bisect_left
 from collections import Counter
 from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from itertools import accumulate, chain
+from itertools import chain
 from typing import AnyStr, Literal
 
+import numpy as np
+
 Kind = Literal["email", "phone", "secret"]
+_MARGIN = b"\n" * 16
+"""Stands behind texts that are searched, so that what is searched for always has its length."""
+_SLICE = 1 << 17
+"""Bytes that are searched at once: the processor keeps what is made of them at hand."""
 _NO_DIGITS = bytes(set(range(256)) - set(b"0123456789"))
-_ALL_ZEROS = bytes.maketrans(b"0123456789", b"0000000000")
-_MANY_DIGITS = (re.compile(rb"000[ .)-]{0,2}000"), re.compile(rb"\+0"))  # one of them is in every telephone number
 
 
 @dataclass(frozen=True)
@@ -42,29 +46,56 @@ def find(text: str) -> list[Found]:
     return taken
 
 
-def find_in(texts: Sequence[str]) -> Iterator[tuple[int, list[Found]]]:
-    """(index, what was found there) of each text that holds something personal.
+def find_in(rows: Sequence[Sequence[str]], encoded: Sequence[bytes]) -> Iterator[tuple[int, list[Found]]]:
+    """(index, what was found there) of each row that holds something personal; of its texts, with a line end between.
 
-    Most hold nothing. That is seen for all of them at once, by what every find must have: three times as fast.
+    encoded: all texts of all rows, in UTF-8 or in JSON. Most rows hold nothing. That is seen for all of them at once,
+    by what every find must have: ten times as fast.
     """
-    encoded = [text.encode("utf-8", "surrogatepass") for text in texts]
-    data, whole = b"\n".join(encoded), "\n".join(texts)
-    digits = data.translate(_ALL_ZEROS)
-    places = chain.from_iterable((
-        *(_places(data, sign.encode()) for sign in ("@", *_SIGNS)),
-        *(map(re.Match.start, form.finditer(digits)) for form in _MANY_DIGITS),
-    ))  # fmt: skip
-    assigned = (match.start() for form in _ASSIGNED for match in form.finditer(whole) if _is_secret(match))
-    perhaps = {*_holding(places, encoded), *_holding(assigned, texts)}
-    for i in sorted(perhaps):
-        if found := find(texts[i]):
+    texts = list(chain.from_iterable(rows))
+    data, whole = b"\n".join([*encoded, _MARGIN]), "\n".join(texts)
+    places = [*_places(data, b"@")]
+    for start in range(0, len(data) - len(_MARGIN) + 1, _SLICE):
+        part = data[start : start + _SLICE + len(_MARGIN)]
+        places += [start + place for place in (*_signed(part), *_numbered(part))]
+    assigned = [match.start() for form in _ASSIGNED for match in form.finditer(whole) if _is_secret(match)]
+    perhaps = np.concatenate([_holding(places, encoded), _holding(assigned, texts)])
+    for i in np.unique(np.searchsorted(np.cumsum(list(map(len, rows))), perhaps, "right")).tolist():
+        if found := find("\n".join(rows[int(i)])):
             yield i, found
 
 
-def _holding(places: Iterable[int], texts: Sequence[str | bytes]) -> Iterator[int]:
+def _holding(places: Sequence[int], texts: Sequence[str | bytes]) -> np.ndarray:
     """Which of the texts each place lies in, when they stand behind each other with one line end between."""
-    ends = list(accumulate(len(text) + 1 for text in texts))
-    return (bisect_right(ends, place) for place in places)
+    ends = np.cumsum(np.fromiter(map(len, texts), np.int64, len(texts)) + 1)
+    return np.searchsorted(ends, places, "right")
+
+
+def _signed(data: bytes) -> Iterator[int]:
+    """Where a token or a private key may stand in UTF-8."""
+    for shift in range(4):  # every four bytes, as one number: comparing those is faster than any search
+        words = np.frombuffer(data, "<u4", (len(data) - shift) // 4, shift)
+        three = words & 0xFFFFFF
+        found = np.zeros(len(words), bool)
+        for sign in _SIGNS.values():
+            found |= (words if len(sign) == 4 else three) == int.from_bytes(sign, "little")
+        yield from (4 * np.flatnonzero(found) + shift).tolist()
+
+
+def _numbered(data: bytes) -> Iterator[int]:
+    """Where a telephone number may stand: three digits, up to two of what may stand between, and three more; or a
+    digit behind a plus."""
+    codes = np.frombuffer(data, np.uint8)
+    digit, between = codes - np.uint8(ord("0")) < 10, codes - np.uint8(ord(" ")) < 26
+    three = digit[:-2] & digit[1:-1] & digit[2:]
+    begins = len(three) - 5
+    near = three[5:] & between[4 : 4 + begins]
+    near |= three[4 : 4 + begins]
+    near &= between[3 : 3 + begins]
+    near |= three[3 : 3 + begins]
+    near &= three[:begins]
+    yield from np.flatnonzero(near).tolist()
+    yield from np.flatnonzero((codes[:-1] == ord("+")) & digit[1:]).tolist()
 
 
 def redact(text: str, kinds: Collection[Kind]) -> tuple[str, Counter[Kind]]:
@@ -175,8 +206,11 @@ _TOKEN = re.compile(
     r"|eyJ[A-Za-z0-9_-]{10,4096}\.eyJ[A-Za-z0-9_-]{10,4096}\.[A-Za-z0-9_-]{10,4096}"  # JSON web token
     r")"
 )
-_SIGNS = ("AKIA", "ghp_", "gho_", "ghs_", "github_pat_", "sk-", "xox", "AIza", "eyJ", "PRIVATE KEY")
-"""Each token has one of these, and each private key the last."""
+_SIGNS = {
+    "AKIA": b"AKIA", "ghp_": b"ghp_", "gho_": b"gho_", "ghs_": b"ghs_", "github_pat_": b"ub_p", "sk-": b"sk-",
+    "xox": b"xox", "AIza": b"AIza", "eyJ": b"eyJ", "PRIVATE KEY": b"E KE",
+}  # fmt: skip
+"""Each token has one of these, and each private key the last; with the rarest three or four bytes of it."""
 _VALUE = r"[!#-&(-\[\]-~]{8,256}+"
 _BARE = r"(?:[A-Za-z0-9!@#$%^*_+/-]|&(?![A-Za-z_]{1,32}=)){8,256}+={0,2}"
 _GIVEN = (

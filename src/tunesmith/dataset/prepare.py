@@ -12,15 +12,15 @@ import tempfile
 from collections.abc import Callable, Iterable, Iterator
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import numpy as np
 
 from tunesmith import files
-from tunesmith.dataset import decide, similar
+from tunesmith.dataset import decide, divided, similar
 from tunesmith.dataset.boilerplate import Edges
 from tunesmith.dataset.digest import Digest, Encoding, Work, chat_format, digest, tokenize
-from tunesmith.dataset.pool import Pool
+from tunesmith.dataset.pool import WORTH, Pool
 from tunesmith.dataset.report import Account, Tally, build_report
 from tunesmith.dataset.split import PARTS, Part, parts_of
 from tunesmith.dataset.spool import PIECE, Spool
@@ -44,13 +44,25 @@ def prepare(data: DataSettings, model: Path, folder: Path, *, workers: int | Non
 
     Raises `SourceError` when a source is not there or nothing is left to train on.
     """
-    chat_format(model)  # a model that cannot be read is said before anything is
-    with files.atomic_folder(folder) as target, Pool(workers) as pool:
-        scratch = Path(tempfile.mkdtemp(prefix=".rows.", dir=target))
-        try:
-            yield from _Preparing(data, model, target, scratch, pool).run()
-        finally:
-            shutil.rmtree(scratch, ignore_errors=True)
+    with Pool(workers) as pool:
+        if _is_large(data):
+            pool.begin()
+        chat_format(model)  # a model that cannot be read is said before anything is
+        with files.atomic_folder(folder) as target:
+            scratch = Path(tempfile.mkdtemp(prefix=".rows.", dir=target))
+            try:
+                yield from _Preparing(data, model, target, scratch, pool).run()
+            finally:
+                shutil.rmtree(scratch, ignore_errors=True)
+
+
+def _is_large(data: DataSettings) -> bool:
+    """Whether the files that are named are worth further processes, as far as their sizes tell."""
+    paths = [Path(data.folder) / source.path for source, _ in named_sources(data)]
+    try:
+        return sum(path.stat().st_size for path in paths if path.is_file()) > WORTH * PIECE
+    except OSError:
+        return False
 
 
 def read(folder: Path, part: Part) -> Iterator[Example]:
@@ -96,6 +108,7 @@ class _Preparing:
         self.tally = Tally([Account(source.path) for source, _ in self.sources])
         self.spool = Spool(scratch)
         self._quarantine = (target / "quarantine.jsonl").open("wb")
+        self._cut: IO[bytes] | None = None
 
     def run(self) -> Iterator[Progress]:
         try:
@@ -108,10 +121,13 @@ class _Preparing:
                 yield from self._near(made)
             yield from self._write(made)
             decide.find_leaks(made, keys)
+            self.tally.hints += divided.hints(self.data)
             report = build_report(self.tally, made, self._row, self.data)
             files.write_json(self.target / "report.json", report)
         finally:
             self._quarantine.close()
+            if self._cut is not None:
+                self._cut.close()
             self.spool.close()
         if not report["rows"]["train"]:
             raise SourceError(self._nothing(report))
@@ -130,12 +146,12 @@ class _Preparing:
             done = account.inputs + len(documents)
             yield Progress("working", stage="prepare", message=f"reading {source.path}", done=done)
         self._boilerplate = documents.edges.frozen() if self.data.clean.boilerplate == "remove" else None
-        divided = 0
+        done = 0
         for made in self.pool.map(digest, self._document_works(documents)):
             self._take(made, index)
-            divided += made.inputs
+            done += made.inputs
             yield Progress(
-                "working", stage="prepare", message=f"dividing {source.path}", done=divided, total=len(documents)
+                "working", stage="prepare", message=f"dividing {source.path}", done=done, total=len(documents)
             )
 
     def _works(self, items: Iterable[Item]) -> Iterator[Work]:
@@ -172,7 +188,7 @@ class _Preparing:
     def _take(self, made: Digest, index: int) -> None:
         account = self.tally.accounts[index]
         account.inputs += made.inputs
-        account.divided += len(made.lines) + len(made.quarantined) - made.inputs
+        account.divided += len(made.sizes) + len(made.quarantined) - made.inputs
         self.tally.noted.update(made.noted)
         self.tally.personal.update(made.personal)
         self.tally.personal_at = {**made.personal_at, **self.tally.personal_at}
@@ -211,8 +227,11 @@ class _Preparing:
             signatures.add(piece)
             done += len(piece)
             yield Progress("working", stage="prepare", message="near-duplicates", done=done, total=len(rows))
-        clean = self.data.clean
-        found = similar.near_duplicates(lambda i: _text(self.spool.line(int(rows[i]))), signatures, clean.similarity)
+        clean, candidates = self.data.clean, similar.Candidates(len(rows))
+        for pairs in signatures.pairs(clean.similarity):
+            candidates.add(pairs)
+            yield Progress("working", stage="prepare", message="near-duplicates", done=done, total=len(rows))
+        found = similar.verified(lambda i: _text(self.spool.line(int(rows[i]))), candidates, clean.similarity)
         for kept, repeats, alike in found:
             self.tally.near.append((int(rows[kept]), int(rows[repeats]), alike))
             yield Progress("working", stage="prepare", message="near-duplicates", done=repeats, total=len(rows))
@@ -258,8 +277,8 @@ class _Preparing:
 
     def _count_cut(self, origin: Origin, part: Part, tokens: int, lost: int) -> None:
         self.tally.cut.add(str(origin), tokens, lost)
-        with (self.target / "cut.jsonl").open("ab") as file:
-            file.write(files.json_line({"part": part, "tokens": tokens, "lost": lost, "origin": origin.to_json()}))
+        self._cut = self._cut or (self.target / "cut.jsonl").open("wb")
+        self._cut.write(files.json_line({"part": part, "tokens": tokens, "lost": lost, "origin": origin.to_json()}))
 
     def _write_removed(self, made: decide.Decisions) -> None:
         """Every row that was read and is not used, with the reason, and the row it repeats."""

@@ -99,6 +99,8 @@ class Tally:
     near: list[tuple[int, int, float]] = field(default_factory=list)
     cut: Cut = field(default_factory=Cut)
     preferences: int = 0
+    hints: list[str] = field(default_factory=list)
+    """What else a person may want to know, in sentences."""
     tokens: dict[Part, int] = field(default_factory=lambda: dict.fromkeys(PARTS, 0))
     learned: int = 0
     longest: int = 0
@@ -194,6 +196,7 @@ def _findings(
         *_unused(tally, data),
         *_conflicting(made, row, data.clean),
         *_alike(tally, made, row, data.clean),
+        *(("note", hint) for hint in tally.hints),
         *_left_out(tally),
         *_personal(tally, data.clean),
     ]

@@ -6,10 +6,9 @@ Ullman, "Mining of Massive Datasets", chapter 3.
 
 from __future__ import annotations
 
-import re
 import unicodedata
 from collections import OrderedDict
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from itertools import groupby
 from operator import itemgetter
 from pathlib import Path
@@ -36,17 +35,36 @@ _SLICE = 1 << 15
 _PAIR = np.dtype([("earlier", "u4"), ("later", "u4"), ("estimate", "f4")])
 
 # What separates words and sentences. Operators and signs stay: "3 + 4" is not "3 - 4", and C# is not C.
-_BETWEEN = re.compile(
-    r"""[\s,.;:!?"'`()\[\]{}，．；：！？＂＇（）［］｛｝｡､｢｣、。〈〉《》「」『』【】〔〕〖〗“”‘’—–…·•～〜]+"""
-)
+_MARKS = """,.;:!?"'`()[]{}，．；：！？＂＇（）［］｛｝｡､｢｣、。〈〉《》「」『』【】〔〕〖〗“”‘’—–…·•～〜"""
+_SPACES = "".join(c for c in map(chr, range(0x3001)) if c.isspace())
 
 
 def normal(text: str) -> str:
     """The text as it is compared: NFKC, no case, one space for each run of spaces and punctuation."""
-    words = _BETWEEN.sub(" ", text)  # full-width punctuation too: most Chinese text is NFKC once that is gone
-    if not unicodedata.is_normalized("NFKC", words):
-        words = _BETWEEN.sub(" ", unicodedata.normalize("NFKC", words))
-    return words.strip().casefold() or text
+    return " ".join(_words(text).split()) or text
+
+
+def normal_all(texts: Sequence[str]) -> list[str]:
+    """`normal` of each, done to all of them at once: for short texts that takes a quarter of the time."""
+    whole = "\0".join(texts)
+    if whole.count("\0") != max(0, len(texts) - 1):
+        return [normal(text) for text in texts]
+    return [" ".join(words.split()) or text for words, text in zip(_words(whole).split("\0"), texts, strict=False)]
+
+
+def _words(text: str) -> str:
+    text = _spaced(text)  # full-width punctuation too: most Chinese text is NFKC once that is gone
+    if not unicodedata.is_normalized("NFKC", text):
+        text = _spaced(unicodedata.normalize("NFKC", text))
+    return text.casefold()
+
+
+def _spaced(text: str) -> str:
+    """With a space for each character between words. Looking for one after the other is fastest: most are absent."""
+    for character in _MARKS + _SPACES:
+        if character in text:
+            text = text.replace(character, " ")
+    return text
 
 
 def signature(text: str) -> np.ndarray:
@@ -86,7 +104,7 @@ class Signatures:
 
     def pairs(self, similarity: float) -> Iterator[np.ndarray]:
         """Rows that may be at least so similar, with an estimate of their Jaccard similarity: records (earlier, later,
-        estimate), some thousand at a time, each pair once.
+        estimate), many at a time, no later row twice among them; a pair may come again with others.
 
         A pair exactly at ``similarity`` is found with a chance of 99.5 % (less in a bucket of very many rows that
         are not alike, of which only the first are looked at); some pairs are less similar and must be verified.
@@ -101,18 +119,11 @@ class Signatures:
             yield _records(firsts, others, _estimates(rows, firsts, others))
             kept = np.setdiff1d(kept, others, assume_unique=True)
         size = band_size(similarity)
-        found = np.array([0xFFFFFFFFFFFFFFFF], np.uint64)  # sorted; no pair has this key
         for start in range(0, PERMUTATIONS - size + 1, size):
-            fresh = [found]
             for firsts, others in _bucket_pairs(rows, kept, slice(start, start + size), FIRST):
-                keys = firsts.astype(np.uint64) << np.uint64(32) | others.astype(np.uint64)
-                new = found[np.searchsorted(found, keys)] != keys
-                keys, firsts, others = keys[new], firsts[new], others[new]
                 estimates = _estimates(rows, firsts, others)
                 near = estimates >= least
-                fresh.append(keys[near])
                 yield _records(firsts[near], others[near], estimates[near])
-            found = np.sort(np.concatenate(fresh))
 
 
 def band_size(similarity: float) -> int:
@@ -126,7 +137,17 @@ def band_size(similarity: float) -> int:
 def near_duplicates(
     texts: Callable[[int], str], signatures: Signatures, similarity: float
 ) -> Iterator[tuple[int, int, float]]:
-    """Which rows repeat an earlier one: (kept, duplicate, exact Jaccard), by duplicate; ``texts`` gives a row's text.
+    """Which rows repeat an earlier one: (kept, duplicate, exact Jaccard), by duplicate; ``texts`` gives a text."""
+    candidates = Candidates(len(signatures))
+    for pairs in signatures.pairs(similarity):
+        candidates.add(pairs)
+    return verified(texts, candidates, similarity)
+
+
+def verified(
+    texts: Callable[[int], str], candidates: Candidates, similarity: float
+) -> Iterator[tuple[int, int, float]]:
+    """The second half of `near_duplicates`.
 
     Clusters are stars: a row belongs to the kept row, of those it is verified to be so similar to, that it is estimated
     to be most like. In a chain a ~ b ~ c, c goes with b to a if c is similar to a itself, else c is kept; so no row is
@@ -134,7 +155,7 @@ def near_duplicates(
     """
     pieces = _Held(lambda row: _pieces(normal(texts(row))))
     kept_for: dict[int, int] = {}
-    for later, group in groupby(_most_alike(signatures.pairs(similarity)), key=itemgetter(0)):
+    for later, group in groupby(candidates, key=itemgetter(0)):
         for kept in dict.fromkeys(kept_for.get(earlier, earlier) for _, earlier in group):
             exact = _overlap(pieces(kept), pieces(later))
             if exact >= similarity:
@@ -143,18 +164,32 @@ def near_duplicates(
                 break
 
 
-def _most_alike(pairs: Iterable[np.ndarray]) -> Iterator[tuple[int, int]]:
-    """(later, earlier) by the later row: the `MOST` earlier ones of the highest estimate, the highest first."""
-    held = np.empty(0, _PAIR)
-    for piece in pairs:
-        held = np.concatenate([held, piece])
-        held = held[np.lexsort((held["earlier"], -held["estimate"], held["later"]))]
-        places = np.arange(len(held))
-        begins = np.maximum.accumulate(np.where(np.diff(held["later"], prepend=held["later"][:1] + 1) != 0, places, 0))
-        held = held[places - begins < MOST]
-    for start in range(0, len(held), _SLICE):
-        part = held[start : start + _SLICE]
-        yield from zip(part["later"].tolist(), part["earlier"].tolist(), strict=True)
+class Candidates:
+    """For each row the `MOST` earlier ones that it is estimated to be most like: 64 bytes a row, however many pairs."""
+
+    def __init__(self, rows: int) -> None:
+        self._earlier = np.zeros((rows, MOST), np.uint32)
+        self._estimates = np.full((rows, MOST), -1, np.float32)
+
+    def add(self, pairs: np.ndarray) -> None:
+        """Pairs as `Signatures.pairs` gives them."""
+        for start in range(0, len(pairs), _SLICE):
+            part = pairs[start : start + _SLICE]
+            known = (self._earlier[part["later"]] == part["earlier"][:, None]) & (self._estimates[part["later"]] >= 0)
+            part = part[~known.any(axis=1)]
+            rows = part["later"]
+            earlier = np.column_stack([self._earlier[rows], part["earlier"]])
+            estimates = np.column_stack([self._estimates[rows], part["estimate"]])
+            order = np.lexsort((earlier, -estimates))[:, :MOST]
+            self._earlier[rows] = np.take_along_axis(earlier, order, 1)
+            self._estimates[rows] = np.take_along_axis(estimates, order, 1)
+
+    def __iter__(self) -> Iterator[tuple[int, int]]:
+        """(later, earlier) by the later row, the highest estimate first."""
+        for start in range(0, len(self._earlier), _SLICE):
+            there = np.argwhere(self._estimates[start : start + _SLICE] >= 0)
+            later = there[:, 0] + start
+            yield from zip(later.tolist(), self._earlier[later, there[:, 1]].tolist(), strict=True)
 
 
 class _Held:

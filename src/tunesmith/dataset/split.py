@@ -3,35 +3,41 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Iterable, Sequence
 from typing import Literal
 
 import numpy as np
 
-from tunesmith.dataset.similar import normal
+from tunesmith.dataset.similar import normal_all
 from tunesmith.sources.example import Example
 
 Part = Literal["train", "valid", "test"]
 PARTS: tuple[Part, ...] = ("train", "valid", "test")
 
 
-def group_of(example: Example) -> str:
-    """What must stay on one side: the document or table, else the question (all before the first answer)
-    without regard to case, spaces and punctuation, so that one question with several answers does."""
-    if example.group:
-        return example.group
+def groups_of(examples: Sequence[Example]) -> list[str]:
+    """What must stay on one side, for each row: the document or table, else the question (all before the first
+    answer) without regard to case, spaces and punctuation, so that one question with several answers does."""
+    asked = normal_all(["" if example.group else _asked(example) for example in examples])
+    return [example.group or question for example, question in zip(examples, asked, strict=True)]
+
+
+def _asked(example: Example) -> str:
     asked = []
     for message in example.messages:
         if message.role == "assistant":
             break
         if message.role != "system":
             asked.append(message.content)
-    return normal("\n".join(asked))
+    return "\n".join(asked)
 
 
-def share_of(key: str, seed: int) -> float:
-    """Where a group falls in [0, 1). It depends on nothing else, so adding rows moves none."""
-    digest = hashlib.sha256(f"{seed}:{key}".encode()).digest()
-    return int.from_bytes(digest[:8], "big") / 2**64
+def shares_of(groups: Iterable[str], seed: int) -> tuple[np.ndarray, np.ndarray]:
+    """Where each group falls in [0, 1), float64, and another number to know it by, uint64. They depend on nothing else,
+    so adding rows moves none."""
+    digests = b"".join([hashlib.sha256(f"{seed}:{group}".encode()).digest()[:16] for group in groups])
+    numbers = np.frombuffer(digests, ">u8").reshape(-1, 2)
+    return numbers[:, 0] / 2**64, numbers[:, 1]
 
 
 def parts_of(shares: np.ndarray, valid: float, test: float) -> np.ndarray:

@@ -30,10 +30,10 @@ class Spool:
 
     def add(self, made: Digest, source: int) -> None:
         """Append the rows of a piece."""
-        index = np.empty(len(made.lines), _INDEX)
-        index["end"] = self._size + np.cumsum([len(line) for line in made.lines], dtype=np.int64)
+        index = np.empty(len(made.sizes), _INDEX)
+        index["end"] = self._size + np.cumsum(made.sizes)
         index["source"], index["keys"] = source, made.keys
-        self._size += self._rows.write(b"".join(made.lines))
+        self._size += self._rows.write(made.text)
         self._index.write(index.tobytes())
 
     def finish(self) -> None:
@@ -48,7 +48,7 @@ class Spool:
         self._index.close()
 
     def line(self, row: int) -> bytes:
-        """The row as `digest.row_line` wrote it."""
+        """The row as `Example.written` has it."""
         start = int(self._ends[row - 1]) if row else 0
         self._rows.seek(start)
         return self._rows.read(int(self._ends[row]) - start)

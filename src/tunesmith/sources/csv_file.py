@@ -5,13 +5,13 @@ from __future__ import annotations
 import csv
 import io
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from itertools import islice
 from pathlib import Path
 from typing import IO
 
 from tunesmith.sources.documents import refuse_binary
-from tunesmith.sources.table import Row, Table, clean, is_blank
+from tunesmith.sources.table import Row, Table, clean, with_header
 from tunesmith.sources.text import DAMAGED, SAMPLE, Unreadable, encoding_of
 from tunesmith.sources.wikisql import column_names
 
@@ -56,8 +56,8 @@ class _Lines:
         del self.taken[1:]
 
 
-def read_csv(path: Path, delimiter: str) -> Iterator[Table]:
-    """The one table of a file; an empty ``delimiter`` is found out. Raises `Unreadable`."""
+def read_csv(path: Path, delimiter: str, is_known: Callable[[list[str]], bool]) -> Iterator[Table]:
+    """The one table of a file; an empty ``delimiter`` is found out; ``is_known`` knows headers. Raises `Unreadable`."""
     with path.open("rb") as file:
         sample = file.read(SAMPLE)
         refuse_binary(sample, "a table of text")
@@ -68,7 +68,7 @@ def read_csv(path: Path, delimiter: str) -> Iterator[Table]:
             lines = _Lines(text)
             csv.field_size_limit(LONGEST)
             records = _records(csv.reader(lines, delimiter=delimiter, strict=True), lines)
-            header = next((row for row in records if row.reason or not is_blank(row.cells)), None)
+            header, records = with_header(records, is_known)
             if header is None:
                 raise Unreadable("the file is empty; fill it or leave it out")
             if header.reason:
@@ -93,7 +93,7 @@ def _records(reader: Iterator[list[str]], lines: _Lines) -> Iterator[Row]:
                 lines.retreat()
             elif len(lines.taken) > 1:
                 reason += f" (lines {line} to {lines.number})"
-        width = width or len(cells)
+        width = max(width, len(cells))  # the first may be a title
         yield Row(line, cells, reason, "".join(lines.taken).rstrip("\r\n"))
 
 
@@ -106,7 +106,7 @@ def _reason(error: Exception) -> str:
 
 
 def _delimiter(sample: str) -> str:
-    """The one of , ; tab | that divides the most rows as it divides the header."""
+    """The one of , ; tab | that divides the most rows as it divides the header, above which titles may stand."""
 
     def score(delimiter: str) -> tuple[int, int]:
         reader = csv.reader(io.StringIO(sample, newline=""), delimiter=delimiter)
@@ -114,7 +114,7 @@ def _delimiter(sample: str) -> str:
             widths = [len(row) for row in islice(reader, TRIED) if row]
         except csv.Error:
             return 0, 0
-        wide = widths[0] if widths else 0
+        wide = next((width for width in widths if width > 1), 0)
         return (widths.count(wide), wide) if wide > 1 else (0, 0)
 
     return max(",;\t|", key=score)

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import codecs
 import json
-from collections.abc import Iterator
+import re
+from collections.abc import Callable, Iterator
 from typing import Any
 
 from tunesmith.sources.text import DAMAGED, json_problem
@@ -17,8 +18,16 @@ SHOWN = 2_000
 """Characters that are shown of what cannot be read."""
 
 
+_NEXT = re.compile(r"[,}\n]\s*(?=\{)")
+"""Before an object that may be the next of a list."""
+
+
 class Broken(Exception):
     """Why JSON cannot be read further."""
+
+
+class TooLong(Broken):
+    """The same, of a value that is not even looked at to its end."""
 
 
 class Cursor:
@@ -28,6 +37,7 @@ class Cursor:
         self._chunks = codecs.iterdecode(chunks, "utf-8", DAMAGED)
         self._decoder = json.JSONDecoder()
         self._text, self._at = "", 0
+        self._last: Any = None
         self._line, self._counted = 1, 0
 
     @property
@@ -56,13 +66,32 @@ class Cursor:
                 value, end = self._decoder.raw_decode(self._text, self._at)
                 # A number at the end of what is held may go on behind it.
                 if end < len(self._text) or self._text[end - 1] in '"]}' or not self._more():
-                    text, self._at = self._text[self._at : end], end
+                    text, self._at, self._last = self._text[self._at : end], end, value
                     return value, text
             except (ValueError, RecursionError) as error:
                 if not self._may_go_on(error) or not self._more():
                     raise Broken(json_problem(error)) from None
             if len(self._text) - self._at > LONGEST + CHUNK:
-                raise Broken(f"a row has more than {LONGEST:,} characters")
+                raise TooLong(f"a row has more than {LONGEST:,} characters")
+
+    def recover(self, is_good: Callable[[Any], bool]) -> str | None:
+        """Go behind a value that is broken, to the next object that is good and has a key of the value before, and
+        return what was left out; None, without moving, where none follows within a megabyte.
+
+        A part of the broken one, such as a turn of it, could be taken for the next but for that key.
+        """
+        keys = self._last.keys() if isinstance(self._last, dict) else {}.keys()
+        while len(self._text) - self._at < 2 * CHUNK and self._more():
+            pass
+        for place in _NEXT.finditer(self._text, self._at + 1, self._at + CHUNK):
+            try:
+                value, _ = self._decoder.raw_decode(self._text, place.end())
+            except (ValueError, RecursionError):
+                continue
+            if keys & value.keys() and is_good(value):
+                text, self._at = self._text[self._at : place.end()], place.end()
+                return text.rstrip(", \t\r\n")
+        return None
 
     def rest(self) -> tuple[str, int]:
         """The beginning of all that follows, and how many characters that is."""

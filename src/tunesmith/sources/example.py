@@ -5,16 +5,14 @@ from __future__ import annotations
 import hashlib
 import json
 from dataclasses import dataclass, field
-from functools import cached_property
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple, get_args
 
 import orjson
 
 Role = Literal["system", "user", "assistant", "tool", "text"]
 
 
-@dataclass(frozen=True)
-class Message:
+class Message(NamedTuple):
     """One turn. The role ``text`` stands alone: raw text without a chat template. A call of a tool is an
     assistant's turn, its result a turn of the role ``tool``."""
 
@@ -23,8 +21,7 @@ class Message:
     learn: bool = False
 
 
-@dataclass(frozen=True)
-class Origin:
+class Origin(NamedTuple):
     """Where something came from, as precisely as the file can say.
 
     file: as the recipe names it; line: counted from 1 (for tables the row, the header is not one);
@@ -40,12 +37,25 @@ class Origin:
         return self.file + (f" [{self.part}]" if self.part else "") + (f":{self.line}" if self.line else "")
 
     def to_json(self) -> dict[str, Any]:
+        if self.line and not self.part:
+            return {"file": self.file, "line": self.line}
         return {k: v for k, v in (("file", self.file), ("line", self.line), ("part", self.part)) if v}
 
     @classmethod
     def from_json(cls, raw: dict[str, Any]) -> Origin:
         """The inverse of `to_json`."""
         return cls(raw["file"], raw.get("line"), raw.get("part", ""))
+
+
+class Written(NamedTuple):
+    """A row in JSON.
+
+    id: see `Example.id`; line: as it stands in ``dataset/*.jsonl``, without the newline; texts: of its turns.
+    """
+
+    id: str
+    line: bytes
+    texts: list[bytes]
 
 
 @dataclass(frozen=True)
@@ -65,13 +75,37 @@ class Example:
     group: str = ""
     notes: tuple[str, ...] = field(default=(), compare=False)
 
-    @cached_property
+    @property
     def id(self) -> str:
         """sha256 of the content, 16 hex digits: the same text has the same id wherever it came from
         (of a document or table: in the same one)."""
+        return self.written().id
+
+    def written(self) -> Written:
+        """The row in JSON. A text is encoded once, for the id and the line: that takes longer than all else."""
+        told = {key: self.extra[key] for key in _TOLD if key in self.extra} if self.extra else {}
+        try:
+            texts = [orjson.dumps(m.content) for m in self.messages]
+            about = orjson.dumps(self._about())
+            more = orjson.dumps([self.group, told])[1:] if told or self.group else b""
+        except TypeError:  # half a character, or a number of more than 64 bits
+            return self._written_slowly(told)
+        hashed, turns, comma = [b"[[" if more else b"["], [b'","messages":['], b""
+        for message, text in zip(self.messages, texts, strict=True):
+            bare, named, behind, behind_named = _TURN[message.role, message.learn]
+            hashed += comma, bare, text, behind
+            turns += comma, named, text, behind_named
+            comma = b","
+        hashed += b"]," if more else b"]", more
+        digest = hashlib.sha256(b"".join(hashed)).hexdigest()[:16]
+        return Written(digest, b"".join([b'{"id":"', digest.encode(), *turns, b"],", about[1:]]), texts)
+
+    def _written_slowly(self, told: dict[str, Any]) -> Written:
         turns: list[Any] = [[m.role, m.content, m.learn] for m in self.messages]
-        told = {key: self.extra[key] for key in ("tools", "rejected", "label") if key in self.extra}
-        return _digest([turns, self.group, told] if told or self.group else turns)
+        value = [turns, self.group, told] if told or self.group else turns
+        digest = _digest(value)
+        line = json.dumps(self._to_json(digest), ensure_ascii=False).encode("utf-8", "backslashreplace")
+        return Written(digest, line, [json.dumps(m.content).encode() for m in self.messages])
 
     @property
     def answer(self) -> str:
@@ -98,11 +132,14 @@ class Example:
 
     def to_json(self) -> dict[str, Any]:
         """The row as it stands in ``dataset/*.jsonl``."""
-        row: dict[str, Any] = {
-            "id": self.id,
-            "messages": [{"role": m.role, "content": m.content, "learn": m.learn} for m in self.messages],
-            "origin": self.origin.to_json(),
-        }
+        return self._to_json(self.id)
+
+    def _to_json(self, id: str) -> dict[str, Any]:
+        return {"id": id, "messages": [m._asdict() for m in self.messages], **self._about()}
+
+    def _about(self) -> dict[str, Any]:
+        """What stands in the row behind its turns."""
+        row: dict[str, Any] = {"origin": self.origin.to_json()}
         if self.group:
             row["group"] = self.group
         if self.extra:
@@ -121,6 +158,21 @@ class Example:
             group=row.get("group", ""),
             notes=tuple(row.get("notes", ())),
         )
+
+
+_TOLD = ("tools", "rejected", "label")
+"""The keys of ``extra`` that are part of the content."""
+# What stands around the text of a turn: in what is hashed, and in the row.
+_TURN = {
+    (role, learn): (
+        f'["{role}",'.encode(),
+        f'{{"role":"{role}","content":'.encode(),
+        f",{said}]".encode(),
+        f',"learn":{said}}}'.encode(),
+    )
+    for role in get_args(Role)
+    for learn, said in ((True, "true"), (False, "false"))
+}
 
 
 def _digest(value: Any) -> str:

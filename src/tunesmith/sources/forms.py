@@ -69,7 +69,8 @@ class Plan:
 def read_row(row: Any, origin: Origin, columns: Mapping[Column, str] = {}) -> Example:
     """One parsed JSON object or table row; ``columns`` says which key holds what where it is not recognised.
 
-    Keys that the form does not use stay in ``extra``, unless they are null. Raises `Unreadable`.
+    Keys that the form does not use stay in ``extra``, unless they are null. What parsed the row has seen to it that no
+    text holds half a character. Raises `Unreadable`.
     """
     if not isinstance(row, dict):
         raise Unreadable(f"a row must be a JSON object, with {FORMS}")
@@ -84,7 +85,7 @@ def read_row(row: Any, origin: Origin, columns: Mapping[Column, str] = {}) -> Ex
     messages = _cleaned(plan.form(row, plan.keys, notes), notes)
     _cut_unanswered(messages, notes)
     _check(messages)
-    extra = {key: row[key] for key in plan.further}
+    extra = {key: row[key] for key in plan.further} if plan.further else {}
     if extra and any(_is_deep(value) for value in extra.values()):
         raise Unreadable(f"a value is nested more than {_DEEPEST} levels deep; leave its key out")
     if plan.meant:
@@ -173,6 +174,10 @@ def _conversation(row: dict[str, Any], keys: dict[str, str], notes: list[str]) -
 
 
 def _pair(row: dict[str, Any], keys: dict[str, str], notes: list[str]) -> list[Message]:
+    if len(keys) == 2:  # most rows, and the shortest way for them
+        question, answer = row[keys["question"]], row[keys["answer"]]
+        if type(question) is type(answer) is str:
+            return [Message("user", question), Message("assistant", answer, True)]
     return _asked(row, keys, notes) + _answer(row, keys["answer"], notes)
 
 
@@ -341,9 +346,14 @@ def _parsed(value: Any, what: str) -> Any:
     if not isinstance(value, str):
         return value
     try:
-        return json.loads(value)
+        parsed = json.loads(value)
+        if "\\ud" in value.lower():
+            json.dumps(parsed, ensure_ascii=False).encode()
+    except UnicodeEncodeError:
+        raise Unreadable(HALF) from None
     except (ValueError, RecursionError):
         raise Unreadable(f"{what} is not JSON") from None
+    return parsed
 
 
 def _dumped(value: Any) -> str:
@@ -361,8 +371,7 @@ def _string(row: dict[str, Any], key: str) -> str:
 
 
 def _cleaned(messages: list[Message], notes: list[str]) -> list[Message]:
-    """Without NUL characters, which come from broken conversions; placeholders are noted. Raises `Unreadable` for
-    half a character."""
+    """Without NUL characters, which come from broken conversions; placeholders are noted."""
     for place, message in enumerate(messages):
         text = message.content
         if "\0" in text:
@@ -371,11 +380,6 @@ def _cleaned(messages: list[Message], notes: list[str]) -> list[Message]:
         # One character is looked for ten times as fast as two.
         if message.role == "assistant" and "{" in text and "{{" in text and _PLACEHOLDER.search(_CODE.sub("", text)):
             notes.append(PLACEHOLDER)
-        if not text.isascii():
-            try:
-                text.encode()
-            except UnicodeEncodeError:
-                raise Unreadable(HALF) from None
     return messages
 
 

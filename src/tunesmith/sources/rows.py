@@ -18,7 +18,7 @@ from typing import Any
 import orjson
 
 from tunesmith.settings import Column
-from tunesmith.sources.cursor import CHUNK, LONGEST, SHOWN, Broken, Cursor
+from tunesmith.sources.cursor import CHUNK, LONGEST, SHOWN, Broken, Cursor, TooLong
 from tunesmith.sources.example import Example, Origin
 from tunesmith.sources.forms import read_row, with_note
 from tunesmith.sources.language import looks_chinese
@@ -293,8 +293,28 @@ def _elements(cursor: Cursor, name: str, form: Form) -> Iterator[Example | Quara
         if not first:
             yield Quarantined(Origin(name, cursor.line), "the array is cut short, its ] is missing; get the whole file")
             return
-        yield _element(cursor, name, form)
+        yield _element_or_broken(cursor, name, form)
     cursor.skip()
+
+
+def _element_or_broken(cursor: Cursor, name: str, form: Form) -> Example | Quarantined:
+    """A broken row costs itself alone where the next one can be told: by being a row that can be used."""
+
+    def is_row(value: Any) -> bool:
+        try:
+            return bool(form(value, Origin(name)))
+        except Unreadable:
+            return False
+
+    try:
+        return _element(cursor, name, form)
+    except TooLong:
+        raise
+    except Broken as error:
+        line, text = cursor.line, cursor.recover(is_row)
+        if text is None:
+            raise
+        return _quarantined(Origin(name, line), f"broken JSON: {error}", text.replace("\udcff", "\ufffd"))
 
 
 def _element(cursor: Cursor, name: str, form: Form) -> Example | Quarantined:

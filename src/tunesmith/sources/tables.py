@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from datetime import date, time
+from functools import partial
 from itertools import chain, islice
 from pathlib import Path
 from typing import Any
@@ -19,12 +20,14 @@ from tunesmith.sources.example import Example, Origin
 from tunesmith.sources.forms import read_row, with_note
 from tunesmith.sources.parquet import read_parquet
 from tunesmith.sources.quarantine import Quarantined
-from tunesmith.sources.table import BROKEN, Row, Table, clean, is_blank
+from tunesmith.sources.table import BROKEN, LOOKED, Row, Table, clean, is_blank
 from tunesmith.sources.text import Unreadable, guess_note, source_errors
 from tunesmith.sources.workbook import read_workbook
 
 SQLITE = frozenset({".sqlite", ".sqlite3", ".db"})
-TABLES = frozenset({".csv", ".tsv", ".xlsx", ".parquet"}) | SQLITE
+TITLED = frozenset({".csv", ".tsv", ".xlsx"})
+"""Above the header of these, titles may stand."""
+TABLES = TITLED | SQLITE | {".parquet"}
 
 SHOWN = 2000
 """Characters of a row that quarantine keeps."""
@@ -48,17 +51,19 @@ def read_table(path: Path, name: str, columns: Mapping[Column, str], table: str 
     try:
         with source_errors(path), path.open("rb") as file:
             refuse_pointer(file.read(64))
-        for found in _tables(path, suffix, table, query):
+        for found in _tables(path, suffix, table, query, partial(_recognised, columns=columns)):
             yield from _examples(found, path, name, columns)
     except Unreadable as reason:
         yield Quarantined(Origin(name), str(reason))
 
 
-def _tables(path: Path, suffix: str, table: str | None, query: str | None) -> Iterator[Table]:
+def _tables(
+    path: Path, suffix: str, table: str | None, query: str | None, is_known: Callable[[list[str]], bool]
+) -> Iterator[Table]:
     if suffix in (".csv", ".tsv"):
-        return read_csv(path, "\t" if suffix == ".tsv" else "")
+        return read_csv(path, "\t" if suffix == ".tsv" else "", is_known)
     if suffix == ".xlsx":
-        return read_workbook(path, table)
+        return read_workbook(path, table, is_known)
     if suffix == ".parquet":
         return read_parquet(path)
     if suffix in SQLITE:
@@ -75,6 +80,7 @@ def _examples(table: Table, path: Path, name: str, columns: Mapping[Column, str]
         problem = (
             f"{where} has no columns that are known; it has {', '.join(map(repr, table.header)) or 'none'}. "
             'Name them: columns = {question = "…", answer = "…"}'
+            + (f"; the header is looked for in the first {LOOKED} rows" if path.suffix.lower() in TITLED else "")
         )
         if table.alone:
             raise SourceError(problem)

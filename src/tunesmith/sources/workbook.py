@@ -11,7 +11,7 @@ from typing import Any
 
 from tunesmith.errors import SourceError
 from tunesmith.sources.documents import check_zip
-from tunesmith.sources.table import Row, Table, is_blank
+from tunesmith.sources.table import Row, Table, is_blank, with_header
 from tunesmith.sources.text import Unreadable
 from tunesmith.sources.wikisql import column_names
 
@@ -25,9 +25,9 @@ def _quiet(call: Callable[..., Any], *given: Any) -> Any:
         return call(*given)
 
 
-def read_workbook(path: Path, table: str | None) -> Iterator[Table]:
-    """Every sheet that is not hidden, or the one named. Raises `Unreadable`, and `SourceError` when there is no such
-    sheet."""
+def read_workbook(path: Path, table: str | None, is_known: Callable[[list[str]], bool]) -> Iterator[Table]:
+    """Every sheet that is not hidden, or the one named; ``is_known`` knows a header. Raises `Unreadable`, and
+    `SourceError` when there is no such sheet."""
     check_zip(path, ".xlsx")
     from openpyxl import load_workbook
 
@@ -46,14 +46,13 @@ def read_workbook(path: Path, table: str | None) -> Iterator[Table]:
                 reason = 'the sheet is hidden, and is not read; show it in Excel, or name it with table = "…"'
                 yield Table(sheet.title, (), iter([Row(None, (), reason)]), alone=False)
                 continue
-            rows = _sheet_rows(sheet)
-            header = next((row for row in rows if row.reason or not is_blank(row.cells)), None)
+            header, rows = with_header(_sheet_rows(sheet), is_known)
             if header is None or header.reason:
                 reason = header.reason if header else "the sheet is empty; fill it or leave it out"
                 yield Table(sheet.title, (), iter([Row(header.line if header else None, (), reason)]), alone=False)
             else:
                 names = _header(header.cells)
-                rows = (row._replace(cells=_fitted(row.cells, len(names))) for row in rows)
+                rows = (row if row.reason else row._replace(cells=_fitted(row.cells, len(names))) for row in rows)
                 yield Table(sheet.title, names, rows, alone=len(seen) == 1)
 
 
