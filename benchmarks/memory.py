@@ -22,7 +22,7 @@ from tunesmith.engines.base import LORA_MODULES, Batch, LoraShape, Precision, St
 from tunesmith.engines.choose import open_engine, settled
 from tunesmith.engines.needs import Training, needs
 from tunesmith.models.architecture import read_architecture
-from tunesmith.models.gguf_import import expected_shapes
+from tunesmith.models.gguf_tensors import expected_shapes
 from tunesmith.models.safetensors_file import Tensor, write_safetensors
 
 STEPS = 12
