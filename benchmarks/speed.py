@@ -16,6 +16,7 @@ import argparse
 import json
 import os
 import platform
+import shutil
 import sys
 import tempfile
 import time
@@ -78,9 +79,7 @@ def arguments() -> argparse.Namespace:
 
 def measured(options: argparse.Namespace, folder: Path) -> Iterator[dict]:
     """Records as they come: one of this machine, then one for each training."""
-    from tunesmith.models.find import find
-
-    model = find("starter").folder
+    model = starter(folder / "starter")
     settings = {"epochs": options.epochs, "batch": options.batch, "learning_rate": 1e-4, "rank": 8, "alpha": 16,
                 "modules": ["q_proj", "v_proj"], "precision": options.precision}  # fmt: skip
     began = time.strftime("%Y-%m-%d %H:%M")
@@ -92,6 +91,22 @@ def measured(options: argparse.Namespace, folder: Path) -> Iterator[dict]:
         for record in growth.measure(model, settings, folder):
             print(progress(record), file=sys.stderr, flush=True)
             yield record
+
+
+def starter(folder: Path) -> Path:
+    """The starter with its weights in a safetensors file, which every peer reads."""
+    from tunesmith.models.find import find
+    from tunesmith.models.safetensors_file import Tensor, write_safetensors
+    from tunesmith.models.weights import tensor_index
+
+    found = find("starter").folder
+    folder.mkdir()
+    for file in found.glob("*.json"):
+        shutil.copy(file, folder)
+    stored = tensor_index(found)
+    tensors = [Tensor(name, one.dtype, one.shape, one.chunks) for name, one in stored.items()]
+    write_safetensors(folder / "model.safetensors", tensors)
+    return folder
 
 
 def beside_peers(options: argparse.Namespace, model: Path, settings: dict, folder: Path) -> Iterator[dict]:

@@ -9,6 +9,8 @@ sys.path.insert(0, str(Path(__file__).parent))  # helpers beside the tests
 
 from tiny_chat import write_model
 
+from tunesmith.progress import Progress
+
 
 @pytest.fixture(scope="session", autouse=True)
 def own_cache(tmp_path_factory: pytest.TempPathFactory) -> None:
@@ -22,3 +24,14 @@ def own_cache(tmp_path_factory: pytest.TempPathFactory) -> None:
 @pytest.fixture(scope="session")
 def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return write_model(tmp_path_factory.mktemp("model") / "tiny")
+
+
+@pytest.fixture(autouse=True)
+def no_trial(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Only the tests of fitting start the process that tries a step: it takes seconds, and every training asks."""
+
+    def examine(*_):
+        yield Progress("fits", stage="train", memory=1, total=2, seconds_left=3.0)
+
+    if request.node.get_closest_marker("tries_a_step") is None:
+        monkeypatch.setattr("tunesmith.training.fit.examine", examine)

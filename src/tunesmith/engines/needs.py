@@ -108,7 +108,7 @@ class _Parts:
 
 
 def _torch(arch: Architecture, training: Training, layers: int, size: int) -> _Parts:
-    tokens, cores = _on_a_core(training), training.cores
+    tokens, cores = _on_a_core(training), min(training.cores, len(training.lengths))
     passing = 6 * arch.mlp_width + 6 * arch.width  # inside one layer, on the way there and back
     scores = 4 * min(SCORES, arch.heads * max(training.lengths) ** 2)
     activations = cores * (tokens * (layers * _kept_by_torch(arch, training.shape) + passing) + scores) * size
