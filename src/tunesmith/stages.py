@@ -232,7 +232,7 @@ class _Work:
         from tunesmith.dataset.prepare import tokens
         from tunesmith.training.checkpoints import Checkpoints, adapter_config
         from tunesmith.training.guard import Guard
-        from tunesmith.training.loop import Loop, Rows
+        from tunesmith.training.loop import Loop, Rows, passes
 
         self._need("prepare", "prepared")
         yield from self._fitting()
@@ -241,7 +241,7 @@ class _Work:
         self.folder.update_manifest(training=self.inputs("train"))
         checkpoints = Checkpoints(self.folder.checkpoints, self.inputs("train"))
         train, valid = tokens(self.folder.dataset, "train"), tokens(self.folder.dataset, "valid")
-        engine, prefix = yield from self._prefixed(train, valid)
+        engine, prefix = yield from self._prefixed("train", *passes(train, valid, self.recipe.train))
         if self.stopped:
             return
         config = adapter_config(lora_shape(self.recipe), self.arch.layers, self.recipe.model.name)
@@ -263,16 +263,17 @@ class _Work:
                 }
             )
 
-    def _prefixed(self, train: Any, valid: Any) -> Generator[Progress, None, Any]:
+    def _prefixed(self, stage: str, rows: Any, passes: float, *, whole: bool = False) -> Generator[Progress, None, Any]:
         """(engine, states of the layers below the trained ones or None). With them the engine keeps no lower layer in
-        memory; without it is the one that all stages share."""
-        from tunesmith.training.loop import passes
+        memory, unless the ``whole`` model is needed; without it is the one that all stages share."""
+        from tunesmith.training.prefix import Plan
 
         below = self._below
         if not below:
             return self.engine, None
-        engine, rows = self._opened(above=below), passes(train, valid, self.recipe.train)
-        prefix = yield from self._plan("train", *rows).carry_out(engine, self.stop)
+        engine = self.engine if whole else self._opened(above=below)
+        plan = Plan(stage, self.model.hash, below, self.arch.width, rows, passes)
+        prefix = yield from plan.carry_out(engine, self.stop)
         self.stopped = self.stop()
         if prefix is None and not self.stopped:
             del engine  # two of them may not fit
@@ -285,11 +286,6 @@ class _Work:
         from tunesmith.engines.adapter import trained_layers
 
         return trained_layers(self.arch, lora_shape(self.recipe)).start if self.recipe.train.prefix == "auto" else 0
-
-    def _plan(self, stage: str, rows: Any, passes: float) -> Any:
-        from tunesmith.training.prefix import Plan
-
-        return Plan(stage, self.model.hash, self._below, self.arch.width, rows, passes)
 
     def _evaluate(self) -> Iterator[Progress]:
         from tunesmith.dataset import prepare
@@ -311,13 +307,15 @@ class _Work:
             *(Candidate(f"step-{step:06d}", arrays(checkpoints.path(step)), asked=False) for step in steps),
             Candidate("tuned", arrays(self.folder.adapter), asked=True),
         ]
-        prefix = None
-        if self._below and any(task.kind == "loss" for task in self.recipe.evaluate.tasks):
-            plan = self._plan("evaluate", [tokens[i][0] for i in range(len(tokens))], len(candidates))
-            prefix = yield from plan.carry_out(self.engine, lambda: False)
-        evaluation = Evaluation(
-            self.engine, self.chat, self.recipe.evaluate, self.recipe.folder(), rows, tokens, prefix
-        )
+        kinds = {task.kind for task in self.recipe.evaluate.tasks}
+        if "loss" not in kinds:
+            engine, prefix = self.engine, None
+        else:
+            every = [tokens[i][0] for i in range(len(tokens))]
+            engine, prefix = yield from self._prefixed("evaluate", every, len(candidates), whole=len(kinds) > 1)
+            if self.stopped:
+                return
+        evaluation = Evaluation(engine, self.chat, self.recipe.evaluate, self.recipe.folder(), rows, tokens, prefix)
         yield from evaluation.run(candidates)
         files.write_jsonl(self.folder.evaluation / "samples.jsonl", evaluation.samples)
         files.write_json(self.folder.evaluation / "results.json", evaluation.results)

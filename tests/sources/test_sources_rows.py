@@ -144,6 +144,13 @@ def test_lines_of_gbk_and_of_utf8_in_one_file_are_both_read(tmp_path, first):
     assert noted == ([4001, 4002] if second == "gbk" else [])
 
 
+def test_one_line_of_utf8_does_not_make_a_file_of_gbk_another(tmp_path):
+    lines = [f'{{"prompt": "第{i}个问题是什么?请你详细回答一下", "completion": "这是第{i}个答案"}}' for i in range(60)]
+    encoded = [line.encode("utf-8" if i == 20 else "gbk") for i, line in enumerate(lines)]
+    read = rows_of(tmp_path, b"\n".join(encoded))
+    assert [row.messages[1].content for row in read] == [f"这是第{i}个答案" for i in range(60)]
+
+
 def test_a_line_that_is_neither_utf8_nor_chinese_is_quarantined(tmp_path):
     text = lines_of(*CHINESE).encode() + lines_of("데이터베이스의 색인과 질의").encode("euc_kr")
     assert texts(rows_of(tmp_path, text)) == [*CHINESE, NOT_ITS_ENCODING]

@@ -89,8 +89,8 @@ def test_a_sample_of_a_long_file_may_end_in_the_middle_of_a_guessed_character():
 
 
 def test_a_text_that_is_partly_utf8_is_never_another_encoding():
-    half = TEXT.encode("gbk") * 9 + TEXT.encode()
-    with pytest.raises(Unreadable, match="which is not UTF-8"):
+    half = TEXT.encode("gbk") * 9 + b"\n" + TEXT.encode()
+    with pytest.raises(Unreadable, match="line 11 is in UTF-8, which is not GB18030 as the rest"):
         decode(half)
 
 

@@ -65,6 +65,7 @@ def encoding_of(sample: bytes) -> tuple[str, str]:
         raise Unreadable("not text: it is full of zero bytes; leave it out")
     if _decodes(sample, "utf-8") or _is_damaged_utf8(sample):
         return "utf-8", ""
+    sample = b"\n".join(line for line in sample.split(b"\n") if not UTF8_RUN.search(line)) or sample
     for encoding in ("utf-16-le", "utf-16-be"):  # Chinese with hardly a space
         if language.looks_chinese(sample.decode(encoding, "ignore")):
             return encoding, ""
@@ -90,14 +91,18 @@ def _decodes(sample: bytes, encoding: str) -> bool:
 
 
 def _is_damaged_utf8(sample: bytes) -> bool:
-    """More whole characters than broken places: where these are is told when it is decoded."""
+    """More whole characters than broken places, or runs of whole ones in half of it: where it is broken is told
+    when it is decoded. A line of UTF-8 in a file of another encoding does not make it one."""
     text = sample.decode("utf-8", "replace")
     broken, whole = text.count("\ufffd"), sum(c > "\x7f" for c in text if c != "\ufffd")
-    return whole > broken or UTF8_RUN.search(sample) is not None
+    high = len(sample) - len(sample.translate(None, _HIGH))
+    return whole > broken or 2 * sum(map(len, _UTF8_RUNS.findall(sample))) > high
 
 
 UTF8_RUN = re.compile(rb"(?:[\xe3-\xed][\x80-\xbf]{2}){4}")
 """Four Chinese, Japanese or Korean characters in UTF-8: in no other encoding do such bytes follow by accident."""
+_UTF8_RUNS = re.compile(rb"(?:[\xe3-\xed][\x80-\xbf]{2}){4,}")
+_HIGH = bytes(range(0x80, 0x100))
 
 
 _GUESSES = {
@@ -171,6 +176,11 @@ def decode(data: bytes) -> str:
     encoding, guess = encoding_of(data[:SAMPLE])
     if guess:
         raise Unreadable(f"not UTF-8; it looks like {guess}, but that is a guess; save it as UTF-8")
+    if encoding == "gb18030" and (run := UTF8_RUN.search(data)):  # which would often be other Chinese in it
+        line = data[: run.start()].count(b"\n") + 1
+        raise Unreadable(
+            f"line {line} is in UTF-8, which is not {encoding.upper()} as the rest; save all of it as UTF-8"
+        )
     try:
         return data.decode(encoding)
     except UnicodeDecodeError as error:
