@@ -7,7 +7,7 @@ import pytest
 from tiny_chat import write_rows
 
 from tunesmith import stages
-from tunesmith.errors import CheckFailed, RunError, SourceError, StorageError, TrainingError
+from tunesmith.errors import CheckFailed, OutOfMemory, RunError, SourceError, StorageError, TrainingError
 from tunesmith.progress import Progress
 from tunesmith.run import RunFolder
 
@@ -191,3 +191,44 @@ def test_rows_that_are_trained_on_and_measured_on_end_the_run(recipe):
     assert any(f["severity"] == "error" for f in stages.check(made).report["findings"])
     with pytest.raises(CheckFailed, match="rows that are measured on ask what is trained on too"):
         go(recipe, **{k.replace(".", "__"): v for k, v in twice.items()})
+
+
+def _fits_with(monkeypatch, changes):
+    """Every training lacks something until these changes are made."""
+    from tunesmith.engines.needs import Needs
+    from tunesmith.training import fit as fitting
+
+    def examine(job, stop, stage):
+        yield Progress("working", stage=stage)
+        lacks = any(getattr(job.settings, name.removeprefix("train.")) != value for name, value in changes.items())
+        needed = Needs(2 * 10**9 if lacks else 1, 0, 0, 0, 0, 0, ("", 0))
+        return fitting.Fit(needed, 10**9, None, 0, 0, 10**9, dict(changes), ("the same result",) * len(changes))
+
+    monkeypatch.setattr(fitting, "examine", examine)
+
+
+def test_what_does_not_fit_is_not_trained_and_says_what_would(recipe, monkeypatch):
+    _fits_with(monkeypatch, {"train.micro_batch": 1})
+    with pytest.raises(OutOfMemory, match=r"--fit takes train.micro_batch = 1 \(the same result\)"):
+        go(recipe)
+    assert not (recipe.parent / "run" / "checkpoints").exists()
+
+
+def test_settings_that_fit_are_taken_kept_and_found_again(recipe, monkeypatch):
+    _fits_with(monkeypatch, {"train.micro_batch": 1})
+    go(recipe, train__fit="take")
+    assert RunFolder(recipe.parent / "run").recipe().train.micro_batch == 1
+    again = go(recipe)  # without the flag, and with a longer evaluation: the same training
+    assert [e.message for e in again if e.event == "stage"] == ["unchanged"] * 3
+    assert done(go(recipe, evaluate__max_new_tokens=3)) == ["evaluate"]
+    assert done(go(recipe, train__fit="off", fresh=True)) == ["prepare", "train", "evaluate"]
+    assert RunFolder(recipe.parent / "run").recipe().train.micro_batch is None
+
+
+def test_a_training_that_was_begun_is_not_changed_under_way(recipe, monkeypatch):
+    folder, made = stages.open_run(recipe, recipe.parent / "run", {"train.fit": "take"})
+    list(stages.run(folder, made, stop=lambda: bool(folder.manifest().get("training"))))
+    _fits_with(monkeypatch, {"train.micro_batch": 1})
+    with pytest.raises(OutOfMemory, match="which was begun, does not fit any more"):
+        list(stages.run(folder, made))
+    assert done(go(recipe, train__fit="off")) == ["train", "evaluate"]

@@ -56,7 +56,7 @@ def run(folder: RunFolder, recipe: Recipe, *, stages: tuple[str, ...] = STAGES, 
     A training with other settings or rows is never overwritten, unless ``fresh`` says so. Raises
     any `TunesmithError`; what was finished before stays.
     """
-    work = _Work(folder, _as_fitted(folder, recipe), stop, notify)
+    work = _Work(folder, recipe if fresh else _as_fitted(folder, recipe), stop, notify)
     with folder.lock():
         work.settle_other_training(fresh, "train" in stages)
         folder.save_recipe(work.recipe)
@@ -199,11 +199,17 @@ class _Work:
         fit = yield from self.examine(self.folder.dataset)
         if fit is None:
             self.stopped = self.stop()
+        elif fit.lacking and self.folder.manifest().get("training"):
+            raise OutOfMemory(
+                f"this training, which was begun, does not fit any more: {fit.lacking}; close other programs, or give "
+                "--train.fit off to go on all the same"
+            )
         elif fit.lacking and fit.changes and self.recipe.train.fit == "take":
-            asked = files.value_hash(self.recipe.model_dump(mode="json"))
-            self.folder.update_manifest(fitted={"asked": asked, "changes": fit.changes})
             yield Progress("note", stage="train", message=f"{fit.lacking}: {fit.advice}")
-            self.recipe = _as_fitted(self.folder, self.recipe)
+            known = self.folder.manifest().get("fitted") or {"asked": _asked(self.recipe), "changes": {}}
+            changes = {**known["changes"], **fit.changes}
+            self.folder.update_manifest(fitted={**known, "changes": changes})
+            self.recipe = _changed(self.recipe, changes)
             self.folder.save_recipe(self.recipe)
             if not self.folder.finished("prepare", self.inputs("prepare")):
                 yield from self.stage("prepare", False)
@@ -241,7 +247,7 @@ class _Work:
         self.folder.update_manifest(training=self.inputs("train"))
         checkpoints = Checkpoints(self.folder.checkpoints, self.inputs("train"))
         train, valid = tokens(self.folder.dataset, "train"), tokens(self.folder.dataset, "valid")
-        engine, prefix = yield from self._prefixed("train", *passes(train, valid, self.recipe.train))
+        engine, prefix = yield from self._prefixed("train", lambda: passes(train, valid, self.recipe.train))
         if self.stopped:
             return
         config = adapter_config(lora_shape(self.recipe), self.arch.layers, self.recipe.model.name)
@@ -263,16 +269,19 @@ class _Work:
                 }
             )
 
-    def _prefixed(self, stage: str, rows: Any, passes: float, *, whole: bool = False) -> Generator[Progress, None, Any]:
-        """(engine, states of the layers below the trained ones or None). With them the engine keeps no lower layer in
-        memory, unless the ``whole`` model is needed; without it is the one that all stages share."""
+    def _prefixed(
+        self, stage: str, rows: Callable[[], tuple[Any, float]], *, whole: bool = False
+    ) -> Generator[Progress, None, Any]:
+        """(engine, states of the layers below the trained ones or None), for rows that go through it so often. With
+        states the engine keeps no lower layer in memory, unless the ``whole`` model is needed; without it is the one
+        that all stages share."""
         from tunesmith.training.prefix import Plan
 
         below = self._below
         if not below:
             return self.engine, None
-        engine = self.engine if whole else self._opened(above=below)
-        plan = Plan(stage, self.model.hash, below, self.arch.width, rows, passes)
+        engine = self.engine if whole or "engine" in self.__dict__ else self._opened(above=below)
+        plan = Plan(stage, self.model.hash, below, self.arch.width, *rows())
         prefix = yield from plan.carry_out(engine, self.stop)
         self.stopped = self.stop()
         if prefix is None and not self.stopped:
@@ -311,8 +320,11 @@ class _Work:
         if "loss" not in kinds:
             engine, prefix = self.engine, None
         else:
-            every = [tokens[i][0] for i in range(len(tokens))]
-            engine, prefix = yield from self._prefixed("evaluate", every, len(candidates), whole=len(kinds) > 1)
+            engine, prefix = yield from self._prefixed(
+                "evaluate",
+                lambda: ([tokens[i][0] for i in range(len(tokens))], len(candidates)),
+                whole=len(kinds) > 1,
+            )
             if self.stopped:
                 return
         evaluation = Evaluation(engine, self.chat, self.recipe.evaluate, self.recipe.folder(), rows, tokens, prefix)
@@ -450,11 +462,21 @@ def _read(folder: RunFolder, path: Path, done: str) -> Any:
 
 
 def _as_fitted(folder: RunFolder, recipe: Recipe) -> Recipe:
-    """The recipe with the changes that an earlier start found to fit, where it asks to take them."""
-    known = folder.manifest().get("fitted") if recipe.train.fit == "take" else None
-    if not known or known["asked"] != files.value_hash(recipe.model_dump(mode="json")):
+    """The recipe with the changes that an earlier start of the same training took so that it fits."""
+    known = folder.manifest().get("fitted")
+    if recipe.train.fit == "off" or not known or known["asked"] != _asked(recipe):
         return recipe
-    return make_recipe(recipe.model_dump(mode="json", exclude_none=True), known["changes"], str(folder))
+    return _changed(recipe, known["changes"])
+
+
+def _asked(recipe: Recipe) -> str:
+    """Hash of what a person asks of a training, whatever became of it."""
+    train = recipe.train.model_dump(mode="json", exclude={"fit", "save_minutes", "prefix"})
+    return files.value_hash([recipe.model.model_dump(mode="json"), recipe.data.model_dump(mode="json"), train])
+
+
+def _changed(recipe: Recipe, changes: dict[str, Any]) -> Recipe:
+    return make_recipe(recipe.model_dump(mode="json", exclude_none=True), changes)
 
 
 def lora_shape(recipe: Recipe) -> Any:

@@ -61,7 +61,7 @@ def training(**changes: Any) -> Training:
 
 def test_the_top_layers_of_a_7b_need_what_was_measured() -> None:
     needed = needs(SEVEN_B, training(shape=LoraShape(8, 16.0, 0.0, ("q_proj", "v_proj"), 4), lengths=[512]))
-    assert 0.85 < needed.total / 2.9e9 < 1.15  # benchmarks/large.py
+    assert 0.85 < needed.total / 3.18e9 < 1.15  # benchmarks/large.py
     assert needed.largest == ("the embedding", 2 * 4096 * 32000)
     assert needs(SEVEN_B, training(streamed=False)).weights > 13 * GB
 
@@ -115,8 +115,8 @@ def test_fewer_rows_at_once_come_first_for_they_cost_nothing(monkeypatch: pytest
     monkeypatch.setattr(fitting, "settled", lambda *_: ("bf16", 1))
     whole = needs(SEVEN_B, training(shape=LoraShape(8, layers=4), lengths=[512] * 4, learned=1024, cores=1)).total
     found = estimate(job(layers=4), replace(AIR, available=whole - 1))
-    assert found.changes == {"train.micro_batch": 3}
-    assert found.advice == "--fit takes train.micro_batch = 3 (the same result)"
+    assert found.changes == {"train.micro_batch": 2}
+    assert found.advice == "--fit takes train.micro_batch = 2 (the same result)"
 
 
 def test_rows_are_cut_only_when_nothing_else_helps() -> None:
@@ -197,7 +197,27 @@ def test_the_time_of_a_training_is_that_of_its_tokens() -> None:
     assert validated == 30 * (1 + 20 // 2)
     expected = 4030 / 400 + 2.0 / 400 * (trained + validated / 3)
     assert fitting._seconds(made, trial) == pytest.approx(expected)
-    assert fitting._seconds(replace(made, shape=LoraShape(8)), trial) == pytest.approx(expected - 4030 / 400)
+    assert fitting._seconds(replace(made, below=0), trial) == pytest.approx(expected - 4030 / 400)
+
+
+def test_frozen_layers_stay_in_memory_where_their_states_are_not_kept(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert job(layers=4).below == 28
+    assert job(layers=4, prefix="off").below == 0
+    assert job(layers=4, epochs=1).below == 0  # one pass would not pay
+    monkeypatch.setattr(fitting.machine, "read_machine", lambda _: replace(AIR, disk_free=10**9))
+    _, found = drained(examine(job(layers=4), lambda: False, "train"))
+    assert float(found.lacking.split()[0]) > 13
+
+
+def test_a_disk_too_small_for_the_checkpoints_is_told() -> None:
+    found = estimate(job(layers=4), replace(AIR, disk_free=10**6))
+    assert "of the disk, of which 0.0 GB are free" in found.lacking
+    assert found.advice == "free some"
+
+
+def test_a_trial_that_took_more_than_there_is_does_not_fit() -> None:
+    found = replace(estimate(job(layers=4), AIR), trial=Trial(6 * GB, 1.0, 1.0, 10))
+    assert found.lacking == "one step took 6.0 GB of memory and 5.0 GB can be had"
 
 
 def test_the_longest_rows_are_the_ones_that_are_tried() -> None:

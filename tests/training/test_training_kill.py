@@ -28,6 +28,7 @@ batch = 4
 learning_rate = 1e-2
 validate_every = 6
 save_minutes = 0.0005
+fit = "off"
 lora = {{rank = 4, dropout = 0.1}}
 """
 

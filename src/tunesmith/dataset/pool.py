@@ -85,7 +85,8 @@ class Pool(AbstractContextManager["Pool"]):
             resource_tracker.ensure_running()  # or it would let Ctrl-C through again
             signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGINT])  # which the processes inherit
             self._executor = ProcessPoolExecutor(self._workers, _context(), _begin)
-            begun.set_result(self._executor.submit(_nothing).result())
+            firsts = [self._executor.submit(_nothing) for _ in range(self._workers)]  # each starts a process now
+            begun.set_result(firsts[0].result())
         except BaseException as error:
             begun.set_exception(error)
 

@@ -6,9 +6,11 @@ engine knows nothing of rows, templates, schedules or files of a run.
 
 from __future__ import annotations
 
+import contextlib
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Literal, Protocol
 
 import numpy as np
@@ -199,6 +201,10 @@ def peak_memory() -> int:
     """The most memory this process ever held, in bytes."""
     import resource  # not on Windows
 
+    with contextlib.suppress(OSError):  # Linux: ru_maxrss begins with what the parent held
+        for line in Path("/proc/self/status").read_text().splitlines():
+            if line.startswith("VmHWM:"):
+                return int(line.split()[1]) * 1024
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return peak if sys.platform == "darwin" else peak * 1024
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import platform
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Literal
 
@@ -22,20 +24,11 @@ def engine_name(wanted: Literal["auto", "torch", "mlx"]) -> Literal["torch", "ml
     return "mlx" if sys.platform == "darwin" and platform.machine() == "arm64" else "torch"
 
 
-def open_engine(
-    folder: Path, arch: Architecture, wanted: Literal["auto", "torch", "mlx"], precision: Precision, above: int = 0
-) -> Engine:
-    """The base model in ``folder``, loaded into an engine; layers below ``above`` are read when they are needed
-    instead of being kept in memory. Raises `EngineError` when the engine is not installed."""
-    name = engine_name(wanted)
+@contextmanager
+def _installed(name: str) -> Iterator[None]:
+    """Raises `EngineError` when the engine cannot be imported."""
     try:
-        if name == "mlx":
-            from tunesmith.engines.mlx_engine import MlxEngine
-
-            return MlxEngine(folder, arch, precision, above)
-        from tunesmith.engines.torch_engine import TorchEngine
-
-        return TorchEngine(folder, arch, precision, above)
+        yield
     except ImportError as error:
         package = "mlx-lm" if name == "mlx" else "torch"
         raise EngineError(
@@ -43,24 +36,42 @@ def open_engine(
         ) from None
 
 
+def open_engine(
+    folder: Path, arch: Architecture, wanted: Literal["auto", "torch", "mlx"], precision: Precision, above: int = 0
+) -> Engine:
+    """The base model in ``folder``, loaded into an engine; layers below ``above`` are read when they are needed
+    instead of being kept in memory. Raises `EngineError` when the engine is not installed."""
+    name = engine_name(wanted)
+    with _installed(name):
+        if name == "mlx":
+            from tunesmith.engines.mlx_engine import MlxEngine
+
+            return MlxEngine(folder, arch, precision, above)
+        from tunesmith.engines.torch_engine import TorchEngine
+
+        return TorchEngine(folder, arch, precision, above)
+
+
 def device_limits(name: Literal["torch", "mlx"]) -> tuple[int | None, int | None]:
     """Bytes that a graphics processor may use, and that one buffer of it may have; None without one."""
-    if name == "mlx":
-        from tunesmith.engines import mlx_engine
+    with _installed(name):
+        if name == "mlx":
+            from tunesmith.engines import mlx_engine
 
-        return mlx_engine.device_limits()
-    import torch
+            return mlx_engine.device_limits()
+        import torch
 
-    return (torch.cuda.mem_get_info()[0], None) if torch.cuda.is_available() else (None, None)
+        return (torch.cuda.mem_get_info()[0], None) if torch.cuda.is_available() else (None, None)
 
 
 def settled(name: Literal["torch", "mlx"], wanted: Precision) -> tuple[base.Precision, int]:
     """The precision that "auto" means on this machine, and how many cores take rows of their own."""
-    if name == "mlx":
-        from tunesmith.engines import mlx_engine
+    with _installed(name):
+        if name == "mlx":
+            from tunesmith.engines import mlx_engine
 
-        return mlx_engine.settled(wanted), 1
-    from tunesmith.engines import torch_engine
+            return mlx_engine.settled(wanted), 1
+        from tunesmith.engines import torch_engine
 
-    device = torch_engine.best_device()
-    return torch_engine.fastest_dtype(device) if wanted == "auto" else wanted, torch_engine.core_count(device)
+        device = torch_engine.best_device()
+        return torch_engine.fastest_dtype(device) if wanted == "auto" else wanted, torch_engine.core_count(device)

@@ -80,8 +80,11 @@ def needs(arch: Architecture, training: Training) -> Needs:
     copies = 1 if arch.tied else 2
     layer = arch.parameters * size // arch.layers - copies * ends // arch.layers
     weights = (layers if training.streamed else arch.layers) * layer + copies * ends
-    modules = sum(training.shape.rank * sum(widths(arch, module)) for module in training.shape.modules) * layers
-    parts = _torch(arch, training, layers, size) if training.engine == "torch" else _mlx(arch, training, layers, size)
+    parts = (
+        _torch(arch, training, layers, size)
+        if training.engine == "torch"
+        else _mlx(arch, training, layers, size, weights)
+    )
     rows = min(training.learned, HEAD_ROWS if training.engine == "torch" else HEAD_BYTES // 4 // arch.vocabulary)
     matrix = 2 * arch.mlp_width * arch.width * size
     buffers = [(ends, "the embedding"), (matrix, "the matrix of an MLP"), (4 * rows * arch.vocabulary, "the logits")]
@@ -89,7 +92,7 @@ def needs(arch: Architecture, training: Training) -> Needs:
     return Needs(
         program=PROGRAM[training.engine],
         weights=weights,
-        adapter=parts.adapter * modules,
+        adapter=parts.adapter * layers,
         activations=int(SLACK * parts.activations),
         head=int(SLACK * parts.head * rows),
         # Of a layer that is read, one matrix is there twice; states go in, come out, and are copied for the disk.
@@ -100,7 +103,7 @@ def needs(arch: Architecture, training: Training) -> Needs:
 
 @dataclass(frozen=True)
 class _Parts:
-    """What differs between engines: bytes of each adapter element, of all activations, of each row of logits."""
+    """What differs between engines: bytes of a layer's adapter, of all activations, of each row of logits."""
 
     adapter: int
     activations: int
@@ -110,9 +113,23 @@ class _Parts:
 def _torch(arch: Architecture, training: Training, layers: int, size: int) -> _Parts:
     tokens, cores = _on_a_core(training), min(training.cores, len(training.lengths))
     passing = 6 * arch.mlp_width + 6 * arch.width  # inside one layer, on the way there and back
-    scores = 4 * min(SCORES, arch.heads * max(training.lengths) ** 2)
+    square = max(training.lengths) ** 2
+    scores = 4 * max(arch.heads // arch.kv_heads * square, min(SCORES, arch.heads * square)) + square  # and the mask
     activations = cores * (tokens * (layers * _kept_by_torch(arch, training.shape) + passing) + scores) * size
-    return _Parts(16 + cores * 2 * size, activations, cores * arch.vocabulary * (8 + 2 * size))
+    adapter = _stacked(arch, training.shape, 16 + cores * 2 * size)
+    return _Parts(adapter, activations, cores * arch.vocabulary * (8 + 2 * size))
+
+
+def _stacked(arch: Architecture, shape: LoraShape, each: int) -> int:
+    """Bytes of a layer's adapter as the torch engine holds it: modules of one input are stacked, and where b of one
+    meets a of another there are zeros; ``each``: bytes of an element, and 4 for the mask of b."""
+    total = 0
+    for group in (("q_proj", "k_proj", "v_proj"), ("o_proj",), ("gate_proj", "up_proj"), ("down_proj",)):
+        if taken := [name for name in group if name in shape.modules]:
+            ranks = shape.rank * len(taken)
+            total += each * ranks * widths(arch, taken[0])[0]
+            total += (each + 4) * ranks * sum(widths(arch, name)[1] for name in group)
+    return total
 
 
 def _on_a_core(training: Training) -> int:
@@ -135,12 +152,13 @@ def _kept_by_torch(arch: Architecture, shape: LoraShape) -> int:
     return kept + (2 * arch.width if arch.sandwich_norms else 0)
 
 
-def _mlx(arch: Architecture, training: Training, layers: int, size: int) -> _Parts:
+def _mlx(arch: Architecture, training: Training, layers: int, size: int, weights: int) -> _Parts:
     rows, length = len(training.lengths), max(training.lengths)
     kept = kept_by_mlx(arch, layers, rows, length, size)
-    if recomputes(kept, training.limit):
+    if recomputes(kept, training.limit and training.limit - weights):
         kept = kept // layers + layers * rows * length * arch.width * size
-    return _Parts(20 + size, kept, 12 * arch.vocabulary)
+    elements = sum(training.shape.rank * sum(widths(arch, module)) for module in training.shape.modules)
+    return _Parts((20 + size) * elements, kept, 12 * arch.vocabulary)
 
 
 def kept_by_mlx(arch: Architecture, layers: int, rows: int, length: int, size: int) -> int:

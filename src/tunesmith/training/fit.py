@@ -1,6 +1,6 @@
 """Will it fit? What a training takes is estimated from shapes, then one real step on the longest rows is tried.
 
-Both happen in a process of their own: where memory is full the system kills that one, and says so by it.
+The step is taken in a process of its own: where memory is full the system ends that one, and says so by it.
 """
 
 from __future__ import annotations
@@ -9,8 +9,9 @@ import signal
 import time
 from collections.abc import Callable, Generator
 from dataclasses import dataclass, replace
-from multiprocessing import get_context
+from multiprocessing import get_context, resource_tracker
 from multiprocessing.connection import Connection
+from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Any, Literal
 
@@ -27,19 +28,19 @@ from tunesmith.models.architecture import Architecture
 from tunesmith.progress import Progress
 from tunesmith.settings import ModelSettings, TrainSettings
 from tunesmith.training.loop import validation_steps
+from tunesmith.training.prefix import PAYS, SPARE
 
 LAYERS, TOKENS = (16, 8, 4, 2, 1), (1024, 512, 256)
 """What is proposed where more does not fit."""
 FORWARD = 1 / 3
 """Time of a validation's pass against a training step's, a token."""
-KEPT = 12
-"""Checkpoints that a run keeps at most by default: ten, the start's and the last."""
 
 
 @dataclass(frozen=True)
 class Job:
     """A training to look at. ``rows``: the longest, as many as are computed at once; ``lengths``: tokens of all rows;
-    ``passed``: tokens that go through the model in training, and in validation."""
+    ``passed``: tokens that go through the model in training, and in validation; ``below``: frozen layers whose states
+    are kept; ``checkpoints``: how many are."""
 
     folder: Path
     arch: Architecture
@@ -50,6 +51,8 @@ class Job:
     rows: list[tuple[np.ndarray, np.ndarray]]
     lengths: np.ndarray
     passed: tuple[int, int]
+    below: int
+    checkpoints: int
     place: Path
     """The run's folder: its disk is the one that checkpoints need."""
 
@@ -57,22 +60,20 @@ class Job:
     def of(cls, folder: Path, arch: Architecture, model: ModelSettings, shape: LoraShape, settings: TrainSettings,
            train: Tokens, valid: Tokens, place: Path) -> Job:  # fmt: skip
         """The job of training on these rows the model in ``folder``."""
-        most = min(settings.micro_batch or settings.batch, len(train))
+        most = min(settings.micro_batch or settings.batch, settings.batch, len(train))
         longest = np.argsort(train.lengths, kind="stable")[-most:]
         steps = settings.steps or settings.epochs * -(-len(train) // settings.batch)
+        validations = steps // validation_steps(settings, steps)
         passed = (
             int(train.lengths.mean() * steps * min(settings.batch, len(train))),
-            int(valid.lengths.sum()) * (1 + steps // validation_steps(settings, steps)),
+            int(valid.lengths.sum()) * (1 + validations),
         )
+        lengths = np.concatenate([train.lengths, valid.lengths])
+        pays = settings.prefix == "auto" and sum(passed) >= PAYS * lengths.sum()
         return cls(
-            folder, arch, model.engine, model.precision, shape, settings, [train[int(i)] for i in longest],
-            np.concatenate([train.lengths, valid.lengths]), passed, place,
+            folder, arch, model.engine, model.precision, shape, settings, [train[int(i)] for i in longest], lengths,
+            passed, trained_layers(arch, shape).start if pays else 0, validations + 2, place,
         )  # fmt: skip
-
-    @property
-    def below(self) -> int:
-        """Frozen layers whose states are to be kept."""
-        return trained_layers(self.arch, self.shape).start if self.settings.prefix == "auto" else 0
 
 
 @dataclass(frozen=True)
@@ -110,6 +111,10 @@ class Fit:
         """What does not fit, in words; empty when all does."""
         if self.needs.total > self.limit:
             return f"{_gb(self.needs.total)} of memory are needed and {_gb(self.limit)} can be had"
+        if self.trial and self.trial.memory > self.limit:
+            return f"one step took {_gb(self.trial.memory)} of memory and {_gb(self.limit)} can be had"
+        if self.checkpoints > self.disk_free:
+            return f"checkpoints need {_gb(self.checkpoints)} of the disk, of which {_gb(self.disk_free)} are free"
         name, size = self.needs.largest
         if self.largest_buffer is not None and size > self.largest_buffer:
             return f"{name} needs {_gb(size)} in one piece, and this machine gives at most {_gb(self.largest_buffer)}"
@@ -119,7 +124,7 @@ class Fit:
     def advice(self) -> str:
         """What to do where it does not fit."""
         if not self.changes:
-            return "choose a smaller model"
+            return "free some" if self.checkpoints > self.disk_free else "choose a smaller model"
         taken = ", ".join(f"{name} = {value} ({cost})" for (name, value), cost in
                           zip(self.changes.items(), self.costs, strict=True))  # fmt: skip
         return f"--fit takes {taken}"
@@ -128,35 +133,53 @@ class Fit:
 def examine(job: Job, stop: Callable[[], bool], stage: str) -> Generator[Progress, None, Fit | None]:
     """Estimate, then try a step if the estimate allows it; None when ``stop()`` ended it.
 
-    A trial that was killed for its memory makes the fit lack what the estimate thought there was.
+    A trial that the system ended makes the fit lack what the estimate thought there was.
     """
-    fit = estimate(job, machine.read_machine(job.place))
+    now = machine.read_machine(job.place)
+    if job.below and _states(job) + SPARE > now.disk_free:
+        job = replace(job, below=0)
+    fit = estimate(job, now)
     if fit.lacking:
         return fit
     yield Progress("working", stage=stage, message="trying one real step on the longest rows")
-    context = get_context("spawn")
-    receiving, sending = context.Pipe(duplex=False)
-    process = context.Process(target=_attempt, args=(job, sending), daemon=True)
-    process.start()
-    sending.close()
+    process, answer = _started(job)
     try:
-        while not receiving.poll(0.2):
+        while not answer.poll(0.2):
             if stop():
                 return None
-        trial = receiving.recv()
+        trial = answer.recv()
     except EOFError:
         process.join()
-        return _killed(job, fit) if process.exitcode == -signal.SIGKILL else fit
+        if process.exitcode is not None and process.exitcode < 0:  # by the system: the CPU's memory, or the GPU's
+            return _too_much(job, fit)
+        yield Progress("note", stage=stage, message="a real step could not be tried, so memory is only estimated")
+        return fit
     finally:
         process.kill()
         process.join()
-        receiving.close()
-    if isinstance(trial, Trial):
-        return replace(fit, trial=trial, seconds=_seconds(job, trial))
-    return _killed(job, fit)
+        answer.close()
+    if not isinstance(trial, Trial):
+        return _too_much(job, fit)
+    fit = replace(fit, trial=trial, seconds=_seconds(job, trial))
+    return replace(fit, **_proposal(job, fit.limit, fit.largest_buffer)) if fit.lacking else fit
 
 
-def _killed(job: Job, fit: Fit) -> Fit:
+def _started(job: Job) -> tuple[BaseProcess, Connection]:
+    """The process that tries, and where it answers."""
+    context = get_context("spawn")
+    receiving, sending = context.Pipe(duplex=False)
+    process = context.Process(target=_attempt, args=(job, sending), daemon=True)
+    resource_tracker.ensure_running()  # or it would be started with Ctrl-C blocked for good
+    blocked = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})  # what it means is decided here alone
+    try:
+        process.start()
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, blocked)
+    sending.close()
+    return process, receiving
+
+
+def _too_much(job: Job, fit: Fit) -> Fit:
     """Memory was full in the trial, whatever the estimate said."""
     limit = min(fit.limit, fit.needs.total - 1)
     return replace(fit, limit=limit, **_proposal(job, limit, fit.largest_buffer))
@@ -164,48 +187,55 @@ def _killed(job: Job, fit: Fit) -> Fit:
 
 def estimate(job: Job, now: machine.Machine) -> Fit:
     """What the training takes, from shapes alone."""
-    memory, largest = device_limits(engine_name(job.engine))
-    limit = min(now.available, memory or now.available)
-    found = needs(job.arch, _training(job))
-    adapter = (
-        4
-        * sum(job.shape.rank * sum(widths(job.arch, m)) for m in job.shape.modules)
-        * len(trained_layers(job.arch, job.shape))
-    )
-    states = int(job.lengths.sum()) * job.arch.width * (4 if job.precision == "fp32" else 2) if job.below else 0
-    fit = Fit(found, limit, largest, states, KEPT * adapter + 4 * adapter, now.disk_free, {})
+    name = engine_name(job.engine)
+    memory, largest = device_limits(name)
+    shared = now.available if memory is None else min(now.available, memory)
+    limit = memory if name == "torch" and memory is not None else shared  # a card of its own has its own memory
+    elements = sum(job.shape.rank * sum(widths(job.arch, module)) for module in job.shape.modules)
+    elements *= len(trained_layers(job.arch, job.shape))
+    checkpoints = 4 * elements * (job.checkpoints + 4)  # the last two with both moments
+    fit = Fit(needs(job.arch, _training(job)), limit, largest, _states(job), checkpoints, now.disk_free, {})
     return replace(fit, **_proposal(job, limit, largest)) if fit.lacking else fit
+
+
+def _states(job: Job) -> int:
+    """Bytes of the states of frozen layers on disk."""
+    size = 2 if settled(engine_name(job.engine), job.precision)[0] == "bf16" else 4
+    return int(job.lengths.sum()) * job.arch.width * size if job.below else 0
 
 
 def _training(job: Job) -> Training:
     name = engine_name(job.engine)
-    learned = int(sum(learn.sum() for _, learn in job.rows))
     precision, cores = settled(name, job.precision)
     return Training(
-        name, precision, job.shape, [len(ids) for ids, _ in job.rows], learned, job.below > 0, cores,
-        device_limits(name)[0],
+        name, precision, job.shape, [len(ids) for ids, _ in job.rows], int(sum(learn.sum() for _, learn in job.rows)),
+        job.below > 0, cores, device_limits(name)[0],
     )  # fmt: skip
 
 
 def _proposal(job: Job, limit: int, largest: int | None) -> dict[str, Any]:
     """The settings that cost least and fit: fewer rows at once, then fewer layers, then shorter rows."""
-    for tokens in (None, *(n for n in TOKENS if n < max(len(ids) for ids, _ in job.rows))):
-        layers = len(trained_layers(job.arch, job.shape))
-        for top in (None, *(k for k in LAYERS if k < layers)):
-            for rows in range(len(job.rows), 0, -1):
-                changes = {"train.micro_batch": rows if rows < len(job.rows) else None, "train.layers": top,
-                           "data.max_tokens": tokens}  # fmt: skip
-                changes = {name: value for name, value in changes.items() if value is not None}
-                found = needs(job.arch, _training(_changed(job, rows, top, tokens)))
+    whole = _training(job)
+    for tokens in (None, *(n for n in TOKENS if n < max(whole.lengths))):
+        for top in (None, *(k for k in LAYERS if k < len(trained_layers(job.arch, job.shape)))):
+            rows = len(job.rows)
+            while rows:
+                given = {"train.micro_batch": rows if rows < len(job.rows) else None, "train.layers": top,
+                         "data.max_tokens": tokens}  # fmt: skip
+                changes = {name: value for name, value in given.items() if value is not None}
+                found = needs(job.arch, _smaller(job, whole, rows, top, tokens))
                 if found.total <= limit and (largest is None or found.largest[1] <= largest):
                     return {"changes": changes, "costs": tuple(_cost(job, *change) for change in changes.items())}
+                rows //= 2
     return {"changes": {}, "costs": ()}
 
 
-def _changed(job: Job, rows: int, top: int | None, tokens: int | None) -> Job:
-    settings = job.settings if top is None else job.settings.model_copy(update={"layers": top})
+def _smaller(job: Job, whole: Training, rows: int, top: int | None, tokens: int | None) -> Training:
     shape = job.shape if top is None else replace(job.shape, layers=top)
-    return replace(job, settings=settings, shape=shape, rows=[(i[:tokens], w[:tokens]) for i, w in job.rows[-rows:]])
+    streamed = whole.streamed or (top is not None and job.settings.prefix == "auto" and job.settings.epochs > 1)
+    learned = int(sum(learn[:tokens].sum() for _, learn in job.rows[-rows:]))
+    lengths = [min(length, tokens or length) for length in whole.lengths[-rows:]]
+    return replace(whole, shape=shape, lengths=lengths, learned=learned, streamed=streamed)
 
 
 def _cost(job: Job, name: str, value: int) -> str:
@@ -225,7 +255,7 @@ def _seconds(job: Job, trial: Trial) -> float:
 
 def _attempt(job: Job, answer: Connection) -> None:
     """Two steps in a process of its own: the first pays for what is only done once."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the one who asked decides what Ctrl-C means
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
     try:
         answer.send(_tried(job))
     except OutOfMemory as error:

@@ -16,7 +16,7 @@ LOW_MEMORY, NO_MEMORY = 0.08, 0.02
 SWAPPING = 512 << 20
 """Bytes swapped out since the run began that are worth a word: steps then wait for the disk."""
 LOW_DISK, NO_DISK = 4 << 30, 1 << 30
-"""Bytes of the disk, in the same way. A checkpoint is far smaller than the second."""
+"""Bytes of the disk, in the same way."""
 NO_BATTERY = 0.1
 PATIENCE = 600.0
 """Seconds that a pause lasts at most: memory that this run itself holds comes free only when it ends."""

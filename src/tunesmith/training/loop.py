@@ -84,13 +84,13 @@ class Loop:
                 yield from self._save(milestone=False)
                 return
             yield self._step(pace)
-            yield from self._guarded()
             due = self.state.step % self.every == 0 or self.state.step == self.steps
             if due or time.monotonic() - saved > 60 * self.settings.save_minutes:
                 began = time.monotonic()
                 yield from self._milestone() if due else self._save(milestone=False)
                 saved = time.monotonic()
                 pace.paused(saved - began)
+            yield from self._guarded()  # behind a milestone that is due here, which it must not save in its place
         self.finished = True
 
     def _resume(self) -> None:
@@ -152,12 +152,12 @@ class Loop:
         """
         if self.guard is None:
             return
-        for finding in self.guard.look():
+        findings = self.guard.look()
+        for finding in findings:
             yield self._progress("note", message=finding.message)
-            if finding.pause:
-                yield from self._save(milestone=False)
-                yield from self._pause(self.guard)
-                return
+        if any(finding.pause for finding in findings):
+            yield from self._save(milestone=False)
+            yield from self._pause(self.guard)
 
     def _pause(self, guard: Guard) -> Iterator[Progress]:
         for what in guard.waiting():
