@@ -209,7 +209,7 @@ def _fits_with(monkeypatch, changes):
 
 def test_what_does_not_fit_is_not_trained_and_says_what_would(recipe, monkeypatch):
     _fits_with(monkeypatch, {"train.micro_batch": 1})
-    with pytest.raises(OutOfMemory, match=r"--fit takes train.micro_batch = 1 \(the same result\)"):
+    with pytest.raises(OutOfMemory, match=r"tunesmith run --fit` takes train.micro_batch = 1 \(the same result\)"):
         go(recipe)
     assert not (recipe.parent / "run" / "checkpoints").exists()
 

@@ -216,7 +216,7 @@ class _Work:
                 yield Progress("stage", stage="train")
             yield from self._fitting()
         elif fit.lacking:
-            raise OutOfMemory(f"this training does not fit: {fit.lacking}; {fit.advice}, --train.fit off does not look")
+            raise OutOfMemory(f"this training does not fit: {fit.lacking}; {fit.advice}; --train.fit off does not look")
 
     def examine(self, dataset: Path) -> Generator[Progress, None, Any]:
         """What the training on these rows takes; None when it was stopped meanwhile, or there are none."""

@@ -105,7 +105,7 @@ def test_what_does_not_fit_is_proposed_with_what_it_costs() -> None:
     assert found.lacking.endswith("of memory are needed and 5.0 GB can be had")
     assert set(found.changes) == {"train.layers"}
     kept = found.changes["train.layers"]
-    assert f"--fit takes train.layers = {kept} (only the top {kept} of 32 layers learn)" in found.advice
+    assert f"tunesmith run --fit` takes train.layers = {kept} (only the top {kept} of 32 layers learn)" in found.advice
     assert not estimate(job(layers=kept), AIR).lacking
     assert estimate(job(layers=fitting.LAYERS[fitting.LAYERS.index(kept) - 1]), AIR).lacking
 
@@ -116,7 +116,7 @@ def test_fewer_rows_at_once_come_first_for_they_cost_nothing(monkeypatch: pytest
     whole = needs(SEVEN_B, training(shape=LoraShape(8, layers=4), lengths=[512] * 4, learned=1024, cores=1)).total
     found = estimate(job(layers=4), replace(AIR, available=whole - 1))
     assert found.changes == {"train.micro_batch": 2}
-    assert found.advice == "--fit takes train.micro_batch = 2 (the same result)"
+    assert found.advice == "`tunesmith run --fit` takes train.micro_batch = 2 (the same result)"
 
 
 def test_rows_are_cut_only_when_nothing_else_helps() -> None:
@@ -152,7 +152,7 @@ def tiny_job() -> Job:
 def test_one_real_step_is_tried_in_a_process_of_its_own(tiny_job: Job) -> None:
     (event,), found = drained(examine(tiny_job, lambda: False, "train"))
     assert event.message == "trying one real step on the longest rows"
-    assert found.trial.tokens == 30 + 30 + 12 + 9
+    assert found.trial.tokens == 30 + 30 + 12 + 9  # all four: they do not fill the cores
     assert 50e6 < found.trial.memory < found.needs.total
     assert found.seconds > 0
 

@@ -19,17 +19,17 @@ PARTS = {
     "program": "programs and their libraries",
     "weights": "weights that stay in memory",
     "adapter": "what learns, and the optimizer",
-    "activations": "activations",
-    "head": "logits",
-    "filling": "frozen layers, before the steps",
+    "activations": "what a step keeps for its way back",
+    "head": "scores of all words (logits)",
+    "filling": "or, before: the layers that do not learn",
 }
 
 
 def fit_table(fit: Fit) -> RenderableType:
     """Memory by part, disk and time, and what to do where it does not fit."""
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False, header_style="dim", padding=(0, 1, 0, 0))
-    table.add_column("training")
-    table.add_column("estimate", justify="right", no_wrap=True)
+    table.add_column("memory of the training, estimated")
+    table.add_column("", justify="right", no_wrap=True)
     for part, name in PARTS.items():
         if size := getattr(fit.needs, part):
             table.add_row(name, words.size(size))
@@ -41,14 +41,17 @@ def fit_table(fit: Fit) -> RenderableType:
     allowed = f" of {words.size(fit.largest_buffer)}" if fit.largest_buffer else ""
     table.add_row(f"largest piece: {name}", words.size(size) + allowed)
     if fit.states:
-        table.add_row("disk for the states of frozen layers", words.size(fit.states))
+        table.add_row("disk for what the frozen layers give", words.size(fit.states))
     table.add_row("disk for checkpoints", words.size(fit.checkpoints))
     table.add_row("disk that is free", words.size(fit.disk_free))
     if fit.seconds:
         table.add_row("time of the training, about", words.duration(fit.seconds))
     if fit.lacking:
-        return Group(table, hanging("✗", f"{fit.lacking}; {fit.advice}", "bold red"))
-    return Group(table, hanging("✓", "it fits", "bold green"))
+        return Group(hanging("✗", f"{fit.lacking}; {fit.advice}", "bold red"), table)
+    peak = fit.trial.memory if fit.trial else fit.needs.total
+    said = f"it fits: {words.size(peak)} of the {words.size(fit.limit)} of memory that can be had"
+    said += f", and about {words.duration(fit.seconds)}" if fit.seconds else ""
+    return Group(hanging("✓", said, "bold green"), table)
 
 
 def fit_values(fit: Fit) -> dict[str, Any]:

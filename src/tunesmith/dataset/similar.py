@@ -28,6 +28,8 @@ BLOCK = 2048
 MOST = 8
 """A row is verified against that many of the rows that it is estimated to be most like: among thousands of rows of one
 pattern, each almost as similar as asked for, it would be against a hundred."""
+LONGEST = 200_000
+"""Characters of a row that are compared, from its beginning: a line of 60 MB would take gigabytes."""
 HELD = 32 << 20
 """Bytes of pieces that are kept for rows to be compared with again."""
 _SLICE = 1 << 15
@@ -69,7 +71,7 @@ def _spaced(text: str) -> str:
 
 def signature(text: str) -> np.ndarray:
     """MinHash of the text's pieces: uint32 [PERMUTATIONS], the same on every machine."""
-    hashes = (_hashes(normal(text)) >> np.uint64(32)).astype(np.uint32)
+    hashes = (_hashes(normal(text[:LONGEST])) >> np.uint64(32)).astype(np.uint32)
     lowest = np.full(PERMUTATIONS, 0xFFFFFFFF, np.uint32)
     for start in range(0, len(hashes), BLOCK):
         mixed = np.multiply.outer(_FACTORS, hashes[start : start + BLOCK])
@@ -80,7 +82,7 @@ def signature(text: str) -> np.ndarray:
 
 def jaccard(a: str, b: str) -> float:
     """Pieces that both texts have / pieces that either has; 1.0 for texts that are equal as compared."""
-    return _overlap(_pieces(normal(a)), _pieces(normal(b)))
+    return _overlap(_pieces(a), _pieces(b))
 
 
 class Signatures:
@@ -153,7 +155,7 @@ def verified(
     to be most like. In a chain a ~ b ~ c, c goes with b to a if c is similar to a itself, else c is kept; so no row is
     lost to one unlike it.
     """
-    pieces = _Held(lambda row: _pieces(normal(texts(row))))
+    pieces = _Held(lambda row: _pieces(texts(row)))
     kept_for: dict[int, int] = {}
     for later, group in groupby(candidates, key=itemgetter(0)):
         for kept in dict.fromkeys(kept_for.get(earlier, earlier) for _, earlier in group):
@@ -211,7 +213,7 @@ class _Held:
 
 def _pieces(text: str) -> np.ndarray:
     """The text's different pieces, as sorted 64-bit hashes."""
-    return np.unique(_hashes(text))
+    return np.unique(_hashes(normal(text[:LONGEST])))
 
 
 def _overlap(a: np.ndarray, b: np.ndarray) -> float:

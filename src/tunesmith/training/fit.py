@@ -13,7 +13,7 @@ from multiprocessing import get_context, resource_tracker
 from multiprocessing.connection import Connection
 from multiprocessing.process import BaseProcess
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 import numpy as np
 
@@ -22,7 +22,7 @@ from tunesmith.dataset.store import Tokens
 from tunesmith.engines.adapter import trained_layers, widths
 from tunesmith.engines.base import Batch, LoraShape, StepSettings
 from tunesmith.engines.choose import Precision, device_limits, engine_name, open_engine, settled
-from tunesmith.engines.needs import Needs, Training, needs
+from tunesmith.engines.needs import MOST_TOKENS, Needs, Training, needs
 from tunesmith.errors import OutOfMemory
 from tunesmith.models.architecture import Architecture
 from tunesmith.progress import Progress
@@ -30,8 +30,11 @@ from tunesmith.settings import ModelSettings, TrainSettings
 from tunesmith.training.loop import validation_steps
 from tunesmith.training.prefix import PAYS, SPARE
 
+Result = TypeVar("Result")
 LAYERS, TOKENS = (16, 8, 4, 2, 1), (1024, 512, 256)
 """What is proposed where more does not fit."""
+LONG = 5.0
+"""Seconds after which nothing is tried a second time."""
 FORWARD = 1 / 3
 """Time of a validation's pass against a training step's, a token."""
 
@@ -127,7 +130,7 @@ class Fit:
             return "free some" if self.checkpoints > self.disk_free else "choose a smaller model"
         taken = ", ".join(f"{name} = {value} ({cost})" for (name, value), cost in
                           zip(self.changes.items(), self.costs, strict=True))  # fmt: skip
-        return f"--fit takes {taken}"
+        return f"`tunesmith run --fit` takes {taken}"
 
 
 def examine(job: Job, stop: Callable[[], bool], stage: str) -> Generator[Progress, None, Fit | None]:
@@ -249,12 +252,13 @@ def _cost(job: Job, name: str, value: int) -> str:
 def _seconds(job: Job, trial: Trial) -> float:
     """Of the whole training, by the trial's speed; the frozen layers are read once."""
     trained, validated = job.passed
-    frozen = trial.filling / trial.tokens * int(job.lengths.sum()) if job.below else 0.0
+    once = min(int(job.lengths.sum()), trained + validated)
+    frozen = trial.filling / trial.tokens * once if job.below else 0.0
     return frozen + trial.seconds / trial.tokens * (trained + FORWARD * validated)
 
 
 def _attempt(job: Job, answer: Connection) -> None:
-    """Two steps in a process of its own: the first pays for what is only done once."""
+    """In the process of its own."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     try:
         answer.send(_tried(job))
@@ -265,14 +269,38 @@ def _attempt(job: Job, answer: Connection) -> None:
 def _tried(job: Job) -> Trial:
     engine = open_engine(job.folder, job.arch, job.engine, job.precision, job.below)
     engine.add_adapter(job.shape, job.settings.seed)
+    rows, states, filling = _enough(job), None, 0.0
+    if job.below:
+        states, filling = _timed(lambda: engine.prefix([ids for ids, _ in rows]))
+    batch = Batch.of(rows, states)
+    _, took = _timed(lambda: engine.step([batch], StepSettings(1, 1e-9)))
+    return Trial(engine.memory(), took, filling, batch.tokens)
+
+
+def _timed(do: Callable[[], Result]) -> tuple[Result, float]:
+    """What it gives and the seconds it takes, of a second time: the first pays for what is only done once. Unless that
+    took so long that it hardly counts."""
     began = time.monotonic()
-    states = engine.prefix([ids for ids, _ in job.rows]) if job.below else None
-    filling = time.monotonic() - began
-    batch = Batch.of(job.rows, states)
-    for step in (1, 2):
-        began = time.monotonic()
-        engine.step([batch], StepSettings(step, 1e-9))
-    return Trial(engine.memory(), time.monotonic() - began, filling, batch.tokens)
+    result = do()
+    first = time.monotonic() - began
+    if first > LONG:
+        return result, first
+    began = time.monotonic()
+    result = do()
+    return result, time.monotonic() - began
+
+
+def _enough(job: Job) -> list[tuple[np.ndarray, np.ndarray]]:
+    """The longest rows, as many as fill all cores, which take no more at once; a graphics processor takes all."""
+    cores = settled(engine_name(job.engine), job.precision)[1]
+    most = cores * max(MOST_TOKENS, len(job.rows[-1][0])) if cores > 1 else sum(len(ids) for ids, _ in job.rows)
+    taken, tokens = list[tuple[np.ndarray, np.ndarray]](), 0
+    for row in reversed(job.rows):
+        if tokens >= most:
+            break
+        taken.append(row)
+        tokens += len(row[0])
+    return taken
 
 
 def _gb(size: int) -> str:
