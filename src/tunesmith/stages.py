@@ -66,7 +66,7 @@ def run(folder: RunFolder, recipe: Recipe, *, stages: tuple[str, ...] = STAGES, 
             if stage == "evaluate" and len(stages) > 1 and not report(folder)["rows"]["test"]:
                 yield folder.record(Progress("note", stage=stage, message=f"nothing is measured: {_NO_TEST_ROWS}"))
                 continue  # a training must not end in an error for that
-            for progress in work.stage(stage, fresh):
+            for progress in work.stage(stage, fresh or (stages == ("export",) and work.hands_over)):
                 yield folder.record(progress)
                 if stage != "train" and stop():
                     return  # training stops by itself, at a step; the other stages lose nothing
@@ -167,7 +167,7 @@ class _Work:
     # -- the stages ------------------------------------------------------------------------------
 
     def stage(self, stage: str, fresh: bool) -> Iterator[Progress]:
-        if self.folder.finished(stage, self.inputs(stage)) and not fresh:
+        if self.folder.finished(stage, self.inputs(stage)) and not fresh and (stage != "export" or self._is_there()):
             yield Progress("stage", stage=stage, message="unchanged")
             return
         yield Progress("stage", stage=stage)
@@ -338,6 +338,17 @@ class _Work:
         self._need("train", "trained")
         exporting = self.exporting()
         yield from exporting.run(parse_formats(self.recipe.export.formats))
+
+    @property
+    def hands_over(self) -> bool:
+        """Whether an export goes to another program, which may have forgotten what it was given."""
+        return any(name.startswith(("ollama:", "lmstudio")) for name in self.recipe.export.formats)
+
+    def _is_there(self) -> bool:
+        """Whether no file of an export was taken away."""
+        kinds = tuple(f"-{name.removeprefix('gguf:')}.gguf" for name in self.recipe.export.formats if "gguf:" in name)
+        names = [proof["gguf"] for proof in proofs(self.folder)]
+        return all((self.folder.export / name).exists() for name in names if name.endswith(kinds))
 
     def exporting(self) -> Any:
         """The room that writes and proves files of this run."""

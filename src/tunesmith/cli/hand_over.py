@@ -32,7 +32,8 @@ def export(recipe: Path, name: str | None, to: str, quant: str, *, as_json: bool
         try:
             drive(folder, resolved, console, stages=("export",), fresh=False)
         finally:
-            proofs = [p for p in rooms.proofs(folder) if p["gguf"].endswith(f"-{quant}.gguf")]
+            written = f"gguf:{quant}" in formats
+            proofs = [p for p in rooms.proofs(folder) if written and p["gguf"].endswith(f"-{quant}.gguf")]
             if not as_json and proofs:
                 console.print(proof_table(proofs))
         if not as_json:

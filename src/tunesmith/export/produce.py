@@ -55,6 +55,9 @@ class Exporting:
         over), `RunError` for a run that was trained on another base, and what the writers raise.
         """
         self._check_base()
+        if formats.ollama:  # before minutes of writing and proving
+            ollama.check_name(formats.ollama)
+            ollama.version()
         for kind in formats.ggufs:
             yield from self._gguf(kind)
         if formats.lora:
