@@ -66,12 +66,19 @@ def run(folder: RunFolder, recipe: Recipe, *, stages: tuple[str, ...] = STAGES, 
             if stage == "evaluate" and len(stages) > 1 and not report(folder)["rows"]["test"]:
                 yield folder.record(Progress("note", stage=stage, message=f"nothing is measured: {_NO_TEST_ROWS}"))
                 continue  # a training must not end in an error for that
-            for progress in work.stage(stage, fresh or (stages == ("export",) and work.hands_over)):
-                yield folder.record(progress)
-                if stage != "train" and stop():
-                    return  # training stops by itself, at a step; the other stages lose nothing
+            try:
+                for progress in work.stage(stage, fresh or (stages == ("export",) and work.hands_over)):
+                    yield folder.record(progress)
+                    if stage != "train" and stop():
+                        return  # training stops by itself, at a step; the other stages lose nothing
+            except _Stopped:
+                return
             if work.stopped:
                 return
+
+
+class _Stopped(Exception):
+    """A person asked to stop in the middle of something long."""
 
 
 class _Work:
@@ -354,7 +361,13 @@ class _Work:
         """The room that writes and proves files of this run."""
         from tunesmith.export.produce import Exporting
 
-        return Exporting(self.folder, self.recipe, self.model, self._trained_engine, self.notify)
+        return Exporting(self.folder, self.recipe, self.model, self._trained_engine, self._heard)
+
+    def _heard(self, progress: Progress) -> None:
+        """Tell it, and stop there if that is asked for: files appear whole or not at all."""
+        self.notify(progress)
+        if self.stop():
+            raise _Stopped
 
     def _trained_engine(self) -> Any:
         """The trained model in float32: what an export is compared with."""

@@ -73,6 +73,15 @@ def test_what_was_exported_is_not_made_again(trained):
     assert (trained / "export" / "sums-f16.gguf").stat().st_mtime_ns == before
 
 
+def test_an_export_stops_in_the_middle_when_it_is_told_to_and_leaves_no_half_file(trained):
+    told: list[Progress] = []
+    folder, recipe = stages.open_run(trained, None, {"export.formats": ["gguf:q8_0"]})
+    events = list(stages.run(folder, recipe, stages=("export",), stop=lambda: len(told) > 1, notify=told.append))
+    assert [event.event for event in events] == ["stage"]
+    assert not list((trained / "export").glob("*q8_0*"))
+    assert export(trained, "gguf:q8_0")[-1].event == "end"
+
+
 def test_every_other_format_is_written(trained):
     export(trained, "lora", "merged", "mlx", "mlx-lora")
     made = {p.name for p in (trained / "export").iterdir()}

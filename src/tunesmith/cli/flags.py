@@ -11,7 +11,10 @@ if TYPE_CHECKING:
     from rich.console import RenderableType
 
 STAGE_FLAGS = ("--run", "--fresh", "--json", "--help")
+FIT_FLAGS = (*STAGE_FLAGS, "--fit")
 CHECK_FLAGS = ("--rows", "--html", "--json", "--help")
+FLAGS = {"run": FIT_FLAGS, "train": FIT_FLAGS, "check": CHECK_FLAGS}
+"""By command; the other stages take `STAGE_FLAGS`."""
 
 
 def settings_last(tokens: Sequence[str]) -> list[str]:
@@ -67,8 +70,8 @@ def _no_flag(flag: str, command: str) -> str:
 
     from tunesmith.settings import every_field
 
-    taken = CHECK_FLAGS if command == "check" else STAGE_FLAGS
-    if flag in (*CHECK_FLAGS, *STAGE_FLAGS):  # another command's
+    taken = FLAGS.get(command, STAGE_FLAGS)
+    if flag in (*CHECK_FLAGS, *FIT_FLAGS):  # another command's
         return f"the command {command} takes no {flag}; it takes {', '.join(taken)} and settings"
     name = flag.lstrip("-")
     for setting in every_field():

@@ -68,14 +68,6 @@ def drive(folder: RunFolder, recipe: Recipe, console: Console, *, stages: tuple[
 
     last = None
     earlier = () if fresh else folder.events()
-    if stages == ("export",):  # there is no good place to stop at: it is done again from its start
-        try:
-            with View(console, earlier) as view:
-                for last in rooms.run(folder, recipe, stages=stages, fresh=fresh, notify=view.show):
-                    view.show(last)
-        except KeyboardInterrupt:
-            raise KeyboardInterrupt("stopped; the same command does export again") from None
-        return
     with View(console, earlier) as view, two_interrupts(view.stop_soon) as stop:
         for last in rooms.run(folder, recipe, stages=stages, fresh=fresh, stop=stop, notify=view.show):
             view.show(last)

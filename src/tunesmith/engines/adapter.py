@@ -15,6 +15,15 @@ PREFIX = "base_model.model.model.layers."
 PLACE = {name: "mlp" if name in ("gate_proj", "up_proj", "down_proj") else "self_attn" for name in LORA_MODULES}
 
 
+GROUPS = {
+    "qkv": ("q_proj", "k_proj", "v_proj"),
+    "o": ("o_proj",),
+    "gate_up": ("gate_proj", "up_proj"),
+    "down": ("down_proj",),
+}
+"""Projections of the same input, which the torch engine multiplies as one matrix."""
+
+
 def widths(arch: Architecture, module: str) -> tuple[int, int]:
     """(in, out) of one module's weight."""
     q, kv = arch.heads * arch.head_dim, arch.kv_heads * arch.head_dim
@@ -33,6 +42,12 @@ def trained_layers(arch: Architecture, shape: LoraShape) -> range:
     """The layers that learn: the top ones."""
     count = arch.layers if shape.layers is None else min(shape.layers, arch.layers)
     return range(arch.layers - count, arch.layers)
+
+
+def elements(arch: Architecture, shape: LoraShape) -> int:
+    """How many numbers an adapter has."""
+    layer = sum(shape.rank * sum(widths(arch, module)) for module in shape.modules)
+    return layer * len(trained_layers(arch, shape))
 
 
 def key(layer: int, module: str, part: str) -> str:

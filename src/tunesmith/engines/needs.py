@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from tunesmith.engines.adapter import trained_layers, widths
+from tunesmith.engines.adapter import GROUPS, elements, trained_layers, widths
 from tunesmith.engines.base import LoraShape, Precision
 from tunesmith.models.architecture import Architecture
 
@@ -124,7 +124,7 @@ def _stacked(arch: Architecture, shape: LoraShape, each: int) -> int:
     """Bytes of a layer's adapter as the torch engine holds it: modules of one input are stacked, and where b of one
     meets a of another there are zeros; ``each``: bytes of an element, and 4 for the mask of b."""
     total = 0
-    for group in (("q_proj", "k_proj", "v_proj"), ("o_proj",), ("gate_proj", "up_proj"), ("down_proj",)):
+    for group in GROUPS.values():
         if taken := [name for name in group if name in shape.modules]:
             ranks = shape.rank * len(taken)
             total += each * ranks * widths(arch, taken[0])[0]
@@ -157,8 +157,7 @@ def _mlx(arch: Architecture, training: Training, layers: int, size: int, weights
     kept = kept_by_mlx(arch, layers, rows, length, size)
     if recomputes(kept, training.limit and training.limit - weights):
         kept = kept // layers + layers * rows * length * arch.width * size
-    elements = sum(training.shape.rank * sum(widths(arch, module)) for module in training.shape.modules)
-    return _Parts((20 + size) * elements, kept, 12 * arch.vocabulary)
+    return _Parts((20 + size) * elements(arch, training.shape) // layers, kept, 12 * arch.vocabulary)
 
 
 def kept_by_mlx(arch: Architecture, layers: int, rows: int, length: int, size: int) -> int:

@@ -10,18 +10,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from tunesmith.engines.adapter import GROUPS
 from tunesmith.engines.torch_functions import Attention, Gated, HeadLoss, LoraLinear, Places, RmsNorm, turn
 from tunesmith.engines.torch_pack import Packed
 from tunesmith.models.architecture import Architecture, Rope
 from tunesmith.models.weights import tensor_index
-
-GROUPS = {
-    "qkv": ("q_proj", "k_proj", "v_proj"),
-    "o": ("o_proj",),
-    "gate_up": ("gate_proj", "up_proj"),
-    "down": ("down_proj",),
-}
-"""Projections of the same input, multiplied as one matrix."""
 
 
 @dataclass

@@ -25,7 +25,7 @@ from tunesmith.engines.base import (
 )
 from tunesmith.engines.needs import MOST_TOKENS
 from tunesmith.engines.torch_cores import Cores, memory_errors
-from tunesmith.engines.torch_decoder import GROUPS, Decoder, Layer, Update, Updates
+from tunesmith.engines.torch_decoder import Decoder, Layer, Update, Updates
 from tunesmith.engines.torch_generate import Picker, continue_prompts
 from tunesmith.engines.torch_pack import Packed, pack
 from tunesmith.errors import EngineError, TrainingError
@@ -94,13 +94,13 @@ class TorchEngine:
         self._trained = {
             (layer, group): self._stack([name for name in names if name in shape.modules])
             for layer in layout.trained_layers(self.arch, shape)
-            for group, names in GROUPS.items()
+            for group, names in layout.GROUPS.items()
             if any(name in shape.modules for name in names)
         }
         self.load_adapter_arrays(layout.fresh(self.arch, shape, seed))
 
     def _stack(self, modules: list[str]) -> Trained:
-        group = next(names for names in GROUPS.values() if modules[0] in names)
+        group = next(names for names in layout.GROUPS.values() if modules[0] in names)
         rank, outs = self._shape.rank, {name: layout.widths(self.arch, name)[1] for name in group}
         a = torch.zeros(rank * len(modules), layout.widths(self.arch, modules[0])[0], device=self.device)
         b = torch.zeros(sum(outs.values()), rank * len(modules), device=self.device)

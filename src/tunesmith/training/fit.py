@@ -19,7 +19,7 @@ import numpy as np
 
 from tunesmith import machine
 from tunesmith.dataset.store import Tokens
-from tunesmith.engines.adapter import trained_layers, widths
+from tunesmith.engines.adapter import elements, trained_layers
 from tunesmith.engines.base import Batch, LoraShape, StepSettings
 from tunesmith.engines.choose import Precision, device_limits, engine_name, open_engine, settled
 from tunesmith.engines.needs import MOST_TOKENS, Needs, Training, needs
@@ -27,7 +27,7 @@ from tunesmith.errors import OutOfMemory
 from tunesmith.models.architecture import Architecture
 from tunesmith.progress import Progress
 from tunesmith.settings import ModelSettings, TrainSettings
-from tunesmith.training.loop import validation_steps
+from tunesmith.training.loop import total_steps, traffic, validation_steps
 from tunesmith.training.prefix import PAYS, SPARE
 
 Result = TypeVar("Result")
@@ -53,7 +53,7 @@ class Job:
     settings: TrainSettings
     rows: list[tuple[np.ndarray, np.ndarray]]
     lengths: np.ndarray
-    passed: tuple[int, int]
+    passed: tuple[float, float]
     below: int
     checkpoints: int
     place: Path
@@ -65,17 +65,14 @@ class Job:
         """The job of training on these rows the model in ``folder``."""
         most = min(settings.micro_batch or settings.batch, settings.batch, len(train))
         longest = np.argsort(train.lengths, kind="stable")[-most:]
-        steps = settings.steps or settings.epochs * -(-len(train) // settings.batch)
-        validations = steps // validation_steps(settings, steps)
-        passed = (
-            int(train.lengths.mean() * steps * min(settings.batch, len(train))),
-            int(valid.lengths.sum()) * (1 + validations),
-        )
+        steps = total_steps(len(train), settings)
+        passed = traffic(train, valid, settings)
         lengths = np.concatenate([train.lengths, valid.lengths])
         pays = settings.prefix == "auto" and sum(passed) >= PAYS * lengths.sum()
         return cls(
             folder, arch, model.engine, model.precision, shape, settings, [train[int(i)] for i in longest], lengths,
-            passed, trained_layers(arch, shape).start if pays else 0, validations + 2, place,
+            passed, trained_layers(arch, shape).start if pays else 0, steps // validation_steps(settings, steps) + 2,
+            place,
         )  # fmt: skip
 
 
@@ -194,9 +191,7 @@ def estimate(job: Job, now: machine.Machine) -> Fit:
     memory, largest = device_limits(name)
     shared = now.available if memory is None else min(now.available, memory)
     limit = memory if name == "torch" and memory is not None else shared  # a card of its own has its own memory
-    elements = sum(job.shape.rank * sum(widths(job.arch, module)) for module in job.shape.modules)
-    elements *= len(trained_layers(job.arch, job.shape))
-    checkpoints = 4 * elements * (job.checkpoints + 4)  # the last two with both moments
+    checkpoints = 4 * elements(job.arch, job.shape) * (job.checkpoints + 4)  # the last two with both moments
     fit = Fit(needs(job.arch, _training(job)), limit, largest, _states(job), checkpoints, now.disk_free, {})
     return replace(fit, **_proposal(job, limit, largest)) if fit.lacking else fit
 

@@ -39,13 +39,26 @@ class Rows:
 def passes(train: Tokens, valid: Tokens, settings: TrainSettings) -> tuple[list[np.ndarray], float]:
     """Token ids of every row that a training uses, and how often it goes through the model on average."""
     order = Order(len(train), settings.batch, settings.seed)
-    steps = settings.steps or settings.epochs * order.steps_per_epoch
+    steps = total_steps(len(train), settings)
     few = steps < order.steps_per_epoch
     used = sorted({row for step in range(1, steps + 1) for row in order.rows(step)}) if few else range(len(train))
     rows = [train[row][0] for row in used] + [valid[row][0] for row in range(len(valid))]
-    trained = sum(train.lengths[list(used)]) * max(1.0, steps / order.steps_per_epoch)
-    validated = sum(valid.lengths) * (1 + steps // validation_steps(settings, steps))
-    return rows, float(trained + validated) / max(1, sum(map(len, rows)))
+    trained, validated = traffic(train, valid, settings)
+    trained = float(sum(train.lengths[used])) if few else trained
+    return rows, (trained + validated) / max(1, sum(map(len, rows)))
+
+
+def traffic(train: Tokens, valid: Tokens, settings: TrainSettings) -> tuple[float, float]:
+    """Tokens that go through the model in training, and in validation."""
+    steps = total_steps(len(train), settings)
+    epochs = steps / math.ceil(len(train) / settings.batch)
+    validations = 1 + steps // validation_steps(settings, steps)
+    return float(train.lengths.sum()) * epochs, float(valid.lengths.sum()) * validations
+
+
+def total_steps(rows: int, settings: TrainSettings) -> int:
+    """Optimizer steps of a whole training."""
+    return settings.steps or settings.epochs * math.ceil(rows / settings.batch)
 
 
 def validation_steps(settings: TrainSettings, steps: int) -> int:
@@ -62,7 +75,7 @@ class Loop:
         self.engine, self.rows, self.settings = engine, rows, settings
         self.checkpoints, self.config, self.stop, self.guard = checkpoints, config, stop, guard
         self.order = Order(len(rows.train), settings.batch, settings.seed)
-        self.steps = settings.steps or settings.epochs * self.order.steps_per_epoch
+        self.steps = total_steps(len(rows.train), settings)
         self.every = validation_steps(settings, self.steps)
         self.state = State()
         self.finished = False
