@@ -55,8 +55,8 @@ def main() -> None:
         measure(str(file if options.gguf else folder), options.layers, options.rows, options.steps)
 
 
-def write_model(folder: Path) -> None:
-    """Weights of ±0.02; one layer's random bytes serve all layers, for their values do not matter here."""
+def write_model(folder: Path, layers: int = CONFIG["num_hidden_layers"]) -> None:
+    """Weights of ±0.02, in shards of one layer."""
     width, mlp, vocabulary = CONFIG["hidden_size"], CONFIG["intermediate_size"], CONFIG["vocab_size"]
     rng = np.random.default_rng(0)
 
@@ -69,7 +69,7 @@ def write_model(folder: Path) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     shards = {"ends": [matrix("model.embed_tokens.weight", vocabulary, width), ones("model.norm.weight"),
                        matrix("lm_head.weight", vocabulary, width)]}  # fmt: skip
-    for i in range(CONFIG["num_hidden_layers"]):
+    for i in range(layers):
         at = f"model.layers.{i}."
         shards[f"{i:02}"] = [
             *(matrix(f"{at}self_attn.{m}_proj.weight", width, width) for m in "qkvo"),
@@ -81,7 +81,7 @@ def write_model(folder: Path) -> None:
         write_safetensors(folder / f"model-{name}.safetensors", tensors)
     weights = {t.name: f"model-{name}.safetensors" for name, tensors in shards.items() for t in tensors}
     (folder / "model.safetensors.index.json").write_text(json.dumps({"weight_map": weights}))
-    (folder / "config.json").write_text(json.dumps(CONFIG))
+    (folder / "config.json").write_text(json.dumps(CONFIG | {"num_hidden_layers": layers}))
 
 
 def bf16(values: np.ndarray) -> np.ndarray:

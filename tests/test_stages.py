@@ -112,6 +112,18 @@ def test_without_test_rows_a_run_ends_well_and_says_that_nothing_is_measured(rec
         go(recipe, which=("evaluate",), data__split__test=0)
 
 
+def test_rows_of_which_none_can_be_trained_on_are_an_error_and_stay_in_quarantine(recipe):
+    (recipe.parent / "rows.jsonl").write_text('{"a": 1}\n{"b": 2}\n')
+    with pytest.raises(
+        SourceError, match=r"none of the 2 rows and documents can be trained on; the first, rows\.jsonl:1"
+    ):
+        go(recipe)
+    assert len((recipe.parent / "run" / "dataset" / "quarantine.jsonl").read_text().splitlines()) == 2
+    found = stages.check(stages.open_run(recipe)[1])
+    assert found.report["findings"][0]["severity"] == "error"
+    assert (found.samples, found.fit) == ([], None)
+
+
 def test_a_disk_that_fills_while_a_checkpoint_is_written_leaves_the_one_before(recipe, monkeypatch):
     from tunesmith.training import checkpoints
 

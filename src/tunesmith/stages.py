@@ -18,7 +18,7 @@ from tunesmith.run import STAGES, RunFolder
 from tunesmith.settings import Recipe, SqlTaskSettings, make_recipe, read_recipe
 from tunesmith.sources.text import source_errors
 
-PREPARING = 3
+PREPARING = 4
 """Counts up when preparing changes what it writes, so that older datasets are prepared again."""
 TRAINING = 2
 EXPORTING = 1
@@ -440,8 +440,10 @@ def _sample(chat: Any, row: Any, ids: Any, learn: Any) -> Sample:
 
 
 def _refuse_errors(report: dict[str, Any]) -> None:
-    """Raises `CheckFailed` when something must be mended before training."""
+    """Raises `SourceError` when there is nothing to train on, `CheckFailed` for what else must be mended before."""
     errors = [f["message"] for f in report["findings"] if f["severity"] == "error"]
+    if not report["rows"]["train"]:
+        raise SourceError(errors[0])
     if errors:
         more = f", and {len(errors) - 1} more; `tunesmith check` lists them" if len(errors) > 1 else ""
         raise CheckFailed(f"{errors[0]}{more}")

@@ -1,6 +1,7 @@
 import base64
 import hashlib
 import re
+from dataclasses import replace
 from html.parser import HTMLParser
 
 import numpy as np
@@ -11,10 +12,12 @@ from hypothesis import strategies as st
 from tunesmith.cli.page import check_page, differences, harmless, language
 from tunesmith.dataset.decide import Decisions
 from tunesmith.dataset.report import BINS, Account, Tally, build_report
+from tunesmith.engines.needs import Needs
 from tunesmith.settings import DataSettings
 from tunesmith.sources.example import Example, Message, Origin
 from tunesmith.sources.quarantine import Quarantined
 from tunesmith.stages import Sample
+from tunesmith.training.fit import Fit
 
 VOID = {"meta", "br", "input", "rect", "path"}
 
@@ -236,7 +239,20 @@ def test_what_is_quarantined_is_shown_with_place_reason_and_text_and_how_many_th
         assert item["text"] in page.text
     assert "12 rows or documents are in quarantine" in page.text
     assert "the first are shown, 2 in all" in page.text
-    assert "quarantine.jsonl, which tunesmith prepare writes" in page.text
+    assert "All of them are in quarantine.jsonl" in page.text
+    assert "files named on this page are in the run's folder" in page.text
+
+
+def test_whether_the_training_fits_is_said_on_the_page_part_by_part():
+    needs = Needs(3 * 10**8, 10**9, 10**6, 0, 0, 0, ("the head", 10**8))
+    fit = Fit(needs, 8 * 10**9, None, 0, 10**6, 10**11, {}, seconds=90.0)
+    shown = Page(check_page(REPORT, SAMPLES, "t", fit))
+    assert "Whether the training fits" in shown.headings
+    assert "it fits: 1.3 GB of the 8.0 GB of memory that can be had, and about 1 min 30 s" in shown.text
+    assert "weights that stay in memory1.0 GB" in shown.text.replace("\n", "")
+    small = Page(check_page(REPORT, SAMPLES, "t", replace(fit, limit=10**9)))
+    assert "1.3 GB of memory are needed and 1.0 GB can be had" in small.text
+    assert "it fits" not in small.text
 
 
 def test_learned_tokens_are_marked_and_the_pieces_are_the_row():

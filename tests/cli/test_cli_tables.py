@@ -98,7 +98,7 @@ REPORT = report(
 
 @pytest.mark.parametrize("width", [60, 100])
 def test_the_report_accounts_for_every_row(width):
-    shown = text(report_table(REPORT), width)
+    shown = text(report_table(REPORT, "It is said where."), width)
     for part in (
         "6,053",
         "+810",
@@ -109,6 +109,7 @@ def test_the_report_accounts_for_every_row(width):
         "4,997 more",
         "✗ [x] 测试",
         "• fine",
+        "It is said where.",
     ):
         assert part in shown
 
@@ -118,7 +119,7 @@ def numbers(line):
 
 
 def test_every_line_of_the_account_adds_up():
-    lines = text(report_table(REPORT), 120).splitlines()
+    lines = text(report_table(REPORT, "It is said where."), 120).splitlines()
     heading = next(i for i, line in enumerate(lines) if line.startswith("source"))
     assert lines[heading].split() == ["source", "inputs", "divided", "rows", "quarantined", "merged", "removed"]
     accounts = [numbers(line) for line in lines[heading + 1 :] if len(numbers(line)) == 6]
@@ -134,19 +135,19 @@ def test_every_line_of_the_account_adds_up():
     (36, "source rows"),
 ])  # fmt: skip
 def test_a_narrow_account_has_fewer_columns_and_whole_names(width, headings):
-    shown = text(report_table(report(*REPORT["sources"])), width)
+    shown = text(report_table(report(*REPORT["sources"]), "It is said where."), width)
     assert headings.split() in [line.split() for line in shown.splitlines()]
     names = "".join(line[: width // 3] for line in shown.splitlines())
     assert "客户服务" in names
 
 
 def test_one_source_of_which_all_rows_stay_needs_no_account():
-    assert "source" not in text(report_table(report(source("rows.jsonl", 10, 9, quarantined=1))))
-    assert "source" in text(report_table(report(source("rows.jsonl", 10, 9, merged=1))))
+    assert "source" not in text(report_table(report(source("rows.jsonl", 10, 9, quarantined=1)), "It is said where."))
+    assert "source" in text(report_table(report(source("rows.jsonl", 10, 9, merged=1)), "It is said where."))
 
 
 def test_of_very_many_sources_the_first_are_named_and_all_are_counted():
-    shown = text(report_table(report(*(source(f"part-{i:04}.jsonl", 10, 10) for i in range(500)))))
+    shown = text(report_table(report(*(source(f"part-{i:04}.jsonl", 10, 10) for i in range(500))), "It is said where."))
     assert "part-0019" in shown
     assert "part-0020" not in shown
     assert "480 more sources" in shown
@@ -154,16 +155,16 @@ def test_of_very_many_sources_the_first_are_named_and_all_are_counted():
 
 
 def test_a_name_of_a_source_cannot_drive_the_terminal():
-    shown = text(report_table(report(source("\x1b[31m赤.jsonl", 1, 1), source("[bold]b", 1, 1))))
+    shown = text(report_table(report(source("\x1b[31m赤.jsonl", 1, 1), source("[bold]b", 1, 1)), "It is said where."))
     assert "␛[31m赤.jsonl" in shown
     assert "[bold]b" in shown
 
 
 def test_an_empty_report_is_drawn():
-    shown = text(report_table(report(rows={})))
-    assert "rows read" in shown
+    shown = text(report_table(report(rows={}), "It is said where."))
+    assert "rows and documents" in shown
     assert "merged" not in shown
-    assert text(report_table(report(source("", 0, 0), source("", 0, 0))), 20)
+    assert text(report_table(report(source("", 0, 0), source("", 0, 0)), "It is said where."), 20)
 
 
 @pytest.mark.parametrize("width", [60, 81, 120])

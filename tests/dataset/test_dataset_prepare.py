@@ -18,7 +18,7 @@ from tiny_chat import write_chat
 from tunesmith.dataset import decide, pool, prepare
 from tunesmith.dataset.report import Tally, build_report
 from tunesmith.dataset.split import PARTS
-from tunesmith.errors import SourceError, StorageError
+from tunesmith.errors import StorageError
 from tunesmith.models.chat import ChatFormat
 from tunesmith.settings import DataSettings, make_recipe
 from tunesmith.sources.example import Origin
@@ -213,13 +213,20 @@ def test_a_row_whose_question_alone_fills_the_limit_is_quarantined(tmp_path, mod
 
 
 def test_nothing_to_train_on_is_an_error_with_the_first_reason(tmp_path, model):
-    with pytest.raises(SourceError, match=r"none of the 2 rows.*rows.jsonl:1: no known form"):
-        build(settings(tmp_path, [{"a": 1}, {"b": 2}]), model)
+    folder, report = build(settings(tmp_path, [{"a": 1}, {"b": 2}]), model)
+    first = report["findings"][0]
+    assert first["severity"] == "error"
+    assert first["message"].startswith(
+        "none of the 2 rows and documents can be trained on; the first, rows.jsonl:1: no "
+    )
+    assert [row["line"] for row in lines(folder / "quarantine.jsonl")] == [1, 2]
 
 
-def test_one_row_that_cannot_be_trained_on_is_called_one_row(tmp_path, model):
-    with pytest.raises(SourceError, match=r"^1 row was read and cannot be trained on, rows.jsonl:1: no known form"):
-        build(settings(tmp_path, [{"a": "b"}], split=ALL), model)
+def test_one_row_that_cannot_be_trained_on_is_not_one_of_many(tmp_path, model):
+    _, report = build(settings(tmp_path, [{"a": "b"}], split=ALL), model)
+    assert report["findings"][0]["message"].startswith(
+        "what was read cannot be trained on; the first, rows.jsonl:1: no"
+    )
 
 
 def test_a_dataset_that_cannot_be_written_leaves_the_old_one(tmp_path, model, monkeypatch):

@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 from tiny_chat import CHATML, write_chat
 
+from tunesmith.dataset import tokens
 from tunesmith.dataset.tokens import encode
 from tunesmith.errors import ModelError
 from tunesmith.models.chat import ChatFormat
@@ -116,6 +117,42 @@ def test_a_cut_answer_is_not_taught_to_end_and_the_loss_is_counted(tmp_path):
     (cut,) = encode(conversation("q", "abcdef"), chat, len(whole.ids) - 3)
     assert runs(chat, cut) == ["abcd"]
     assert cut.lost == 3
+
+
+LONG_ROWS = {
+    "one long answer": conversation("q", "好 ab" * 3000),
+    "a long question": conversation("q" * 9000, "a", "b", "c"),
+    "an answer before a long question": conversation("q", "a", "b" * 9000, "c", "d", "e"),
+    "many turns": conversation(*["some text"] * 100),
+    "a thought that is dropped": conversation("q", "x" * 900 + "</think>a", "b", "c" * 9000, "d", "e"),
+    "text": Example((Message("text", "ab " * 5000, True),), Origin("f", 1)),
+}
+
+
+@pytest.mark.parametrize("template", [CHATML, DROPS_THOUGHTS])
+@pytest.mark.parametrize("row", LONG_ROWS)
+def test_of_a_row_far_beyond_the_limit_exactly_its_beginning_is_seen(tmp_path, row, template, monkeypatch):
+    monkeypatch.setattr(tokens, "PIECE", 2000)
+    chat = ChatFormat(write_chat(tmp_path / "chat", template))
+    whole = list(encode(LONG_ROWS[row], chat, 10**9))
+    for limit in (20, 200, 3000):
+        cut = list(encode(LONG_ROWS[row], chat, limit))
+        taught = [(s.ids[:limit], s.learn[:limit]) for s in whole if any(s.learn[:limit])]
+        assert [(s.ids, s.learn) for s in cut if s.learned] == taught
+        lost = len(whole[-1].ids) - limit
+        assert cut[-1].lost == pytest.approx(max(lost, 0), rel=0.05, abs=20) or "turns" in row
+
+
+def test_a_row_of_many_megabytes_is_not_tokenized_at_once(tmp_path, monkeypatch):
+    chat = ChatFormat(write_chat(tmp_path / "chat"))
+    sizes, real = [], chat.encode
+    monkeypatch.setattr(chat, "encode", lambda text: sizes.append(len(text)) or real(text))
+    monkeypatch.setattr(tokens, "PIECE", 50_000)
+    (cut,) = encode(conversation("q", "word " * 50_000), chat, 100)
+    assert len(cut.ids) == 100
+    assert cut.lost > 200_000 / chat.longest_token
+    assert max(sizes) < 50_100
+    assert sum(sizes) < 300_000
 
 
 def test_a_template_cannot_reach_out_of_its_sandbox(tmp_path):

@@ -25,33 +25,43 @@ PARTS = {
 }
 
 
+def fit_rows(fit: Fit) -> list[tuple[str, str, bool]]:
+    """(what, how much, whether it is a peak) of memory by part, disk and time."""
+    rows = [(name, words.size(size), False) for part, name in PARTS.items() if (size := getattr(fit.needs, part))]
+    rows.append(("all at its peak", words.size(fit.needs.total), True))
+    if fit.trial:
+        rows.append(("… measured in one real step", words.size(fit.trial.memory), True))
+    rows.append(("memory that can be had", words.size(fit.limit), False))
+    name, size = fit.needs.largest
+    allowed = f" of {words.size(fit.largest_buffer)}" if fit.largest_buffer else ""
+    rows.append((f"largest piece: {name}", words.size(size) + allowed, False))
+    if fit.states:
+        rows.append(("disk for what the frozen layers give", words.size(fit.states), False))
+    rows.append(("disk for checkpoints", words.size(fit.checkpoints), False))
+    rows.append(("disk that is free", words.size(fit.disk_free), False))
+    if fit.seconds:
+        rows.append(("time of the training, about", words.duration(fit.seconds), False))
+    return rows
+
+
+def fit_verdict(fit: Fit) -> str:
+    """Whether it fits, and what to do where it does not, in a sentence."""
+    if fit.lacking:
+        return f"{fit.lacking}; {fit.advice}"
+    peak = fit.trial.memory if fit.trial else fit.needs.total
+    said = f"it fits: {words.size(peak)} of the {words.size(fit.limit)} of memory that can be had"
+    return said + (f", and about {words.duration(fit.seconds)}" if fit.seconds else "")
+
+
 def fit_table(fit: Fit) -> RenderableType:
-    """Memory by part, disk and time, and what to do where it does not fit."""
+    """`fit_verdict` and `fit_rows` for the terminal."""
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False, header_style="dim", padding=(0, 1, 0, 0))
     table.add_column("memory of the training, estimated")
     table.add_column("", justify="right", no_wrap=True)
-    for part, name in PARTS.items():
-        if size := getattr(fit.needs, part):
-            table.add_row(name, words.size(size))
-    table.add_row("all at its peak", Text(words.size(fit.needs.total), "bold"))
-    if fit.trial:
-        table.add_row("… measured in one real step", Text(words.size(fit.trial.memory), "bold"))
-    table.add_row("memory that can be had", words.size(fit.limit))
-    name, size = fit.needs.largest
-    allowed = f" of {words.size(fit.largest_buffer)}" if fit.largest_buffer else ""
-    table.add_row(f"largest piece: {name}", words.size(size) + allowed)
-    if fit.states:
-        table.add_row("disk for what the frozen layers give", words.size(fit.states))
-    table.add_row("disk for checkpoints", words.size(fit.checkpoints))
-    table.add_row("disk that is free", words.size(fit.disk_free))
-    if fit.seconds:
-        table.add_row("time of the training, about", words.duration(fit.seconds))
-    if fit.lacking:
-        return Group(hanging("✗", f"{fit.lacking}; {fit.advice}", "bold red"), table)
-    peak = fit.trial.memory if fit.trial else fit.needs.total
-    said = f"it fits: {words.size(peak)} of the {words.size(fit.limit)} of memory that can be had"
-    said += f", and about {words.duration(fit.seconds)}" if fit.seconds else ""
-    return Group(hanging("✓", said, "bold green"), table)
+    for what, size, peak in fit_rows(fit):
+        table.add_row(what, Text(size, "bold" if peak else ""))
+    sign, style = ("✗", "bold red") if fit.lacking else ("✓", "bold green")
+    return Group(hanging(sign, fit_verdict(fit), style), table)
 
 
 def fit_values(fit: Fit) -> dict[str, Any]:

@@ -13,10 +13,12 @@ from typing import TYPE_CHECKING, Any
 
 from tunesmith.cli import words
 from tunesmith.cli.console import PICTURES
+from tunesmith.cli.fit_table import fit_rows, fit_verdict
 from tunesmith.cli.prose import WIDE
 
 if TYPE_CHECKING:
     from tunesmith.stages import Sample
+    from tunesmith.training.fit import Fit
 
 FATES = (
     ("train", "to train", "the model learns from these"),
@@ -48,8 +50,8 @@ Marked = list[tuple[bool, str]]
 """A text in pieces: (differs from the other text, piece)."""
 
 
-def check_page(report: dict[str, Any], samples: Sequence[Sample], title: str) -> str:
-    """The page: ``report`` as `build_report` makes it, ``samples`` are rows of tokens."""
+def check_page(report: dict[str, Any], samples: Sequence[Sample], title: str, fit: Fit | None = None) -> str:
+    """The page: ``report`` as `build_report` makes it, ``samples`` are rows of tokens, ``fit`` what training takes."""
     import jinja2
 
     from tunesmith.dataset.report import SHOWN
@@ -70,6 +72,7 @@ def check_page(report: dict[str, Any], samples: Sequence[Sample], title: str) ->
         fates=[(key, name, meaning, counts[key]) for key, name, meaning in FATES if key in PARTS or counts[key]],
         bar=_bar([(key, counts[key]) for key, _, _ in FATES]),
         findings=_findings(report["findings"]),
+        fit=fit and {"fits": not fit.lacking, "verdict": fit_verdict(fit), "rows": fit_rows(fit)},
         lengths=_lengths(report),
         rows=[_row(sample) for sample in samples],
         near=[_compared(pair) for pair in report["near_duplicates"]],

@@ -35,7 +35,7 @@ class Prose:
 
 
 def wrap(text: str, width: int) -> Iterator[str]:
-    """Lines of at most ``width`` cells; only a unit wider than that is cut."""
+    """Lines of at most ``width`` cells; only a unit wider than that is cut, a path behind a slash if it has one."""
     width = max(width, 2)
     for paragraph in text.split("\n"):
         line = ""
@@ -45,6 +45,16 @@ def wrap(text: str, width: int) -> Iterator[str]:
                 continue
             if line.strip():
                 yield line.rstrip()
-            *whole, line = chop_cells(unit, width) if not unit.isspace() else [""]
+            *whole, line = _cut(unit, width) if not unit.isspace() else [""]
             yield from whole
         yield line.rstrip()
+
+
+def _cut(unit: str, width: int) -> list[str]:
+    lines = [""]
+    for part in re.findall("[^/]*/+|[^/]+", unit):
+        if cell_len(lines[-1]) + cell_len(part) <= width:
+            lines[-1] += part
+        else:
+            lines += chop_cells(part, width)
+    return [line for line in lines if line]

@@ -179,15 +179,16 @@ SOURCES = 20
 """So many sources are named in the terminal; report.json has all."""
 
 
-def report_table(report: dict[str, Any]) -> RenderableType:
-    """What became of every input row, how many tokens there are, and what to look at."""
+def report_table(report: dict[str, Any], place: str) -> RenderableType:
+    """What became of every input, how many tokens there are, and what to look at. ``place``: where the files are that
+    are named in it, in a sentence."""
     rows, tokens = report["rows"], report["tokens"]
     grid = Table.grid(padding=(0, 2))
     grid.add_column(style="dim", no_wrap=True)
     grid.add_column(justify="right", style="bold", no_wrap=True)
     grid.add_column()
     most = max([*rows.values(), 1])
-    grid.add_row("rows read", f"{report['inputs']:,}")
+    grid.add_row("read", f"{report['inputs']:,}", Prose("rows and documents", "dim"))
     if report["divided"]:
         grid.add_row("divided", f"+{report['divided']:,}", Prose("more rows, from documents too long for one", "dim"))
     for part, name in (("train", "to train"), ("valid", "to validate"), ("test", "to test")):
@@ -207,7 +208,10 @@ def report_table(report: dict[str, Any]) -> RenderableType:
     changed = any(report[key] for key in ("divided", "merged", "removed"))
     accounts = [Text(), Accounts(report)] if len(report["sources"]) > 1 or (report["sources"] and changed) else []
     findings = [_finding(finding) for finding in report["findings"]]
-    return Group(grid, *accounts, *([Text(), *findings] if findings else []))
+    named = any(report.get(key) for key in ("quarantined", "merged", "removed", "preferences"))
+    named = named or report["cut"]["rows"] > 3
+    where = [Text(), Prose(place, "dim")] if named else []
+    return Group(grid, *accounts, *([Text(), *findings] if findings else []), *where)
 
 
 class Accounts:

@@ -70,7 +70,8 @@ def drive(folder: RunFolder, recipe: Recipe, console: Console, *, stages: tuple[
     earlier = () if fresh else folder.events()
     with View(console, earlier) as view, two_interrupts(view.stop_soon) as stop:
         for last in rooms.run(folder, recipe, stages=stages, fresh=fresh, stop=stop, notify=view.show):
-            view.show(last)
+            if not (stages == ("prepare",) and last.event == "note"):  # the table will say it
+                view.show(last)
     # A stage that was skipped says only "stage"; one that was cut short never says "end".
     finished = last is None or bool(
         last.stage == stages[-1] and (last.event == "end" or (last.event == "stage" and last.message))
@@ -100,7 +101,7 @@ def _show_outcome(console: Console, folder: RunFolder, outcome: dict[str, Any], 
     if "results" in outcome:
         console.print(ResultsTable(outcome["results"]))
     elif stages == ("prepare",):
-        console.print(report_table(outcome["report"]))
+        console.print(report_table(outcome["report"], files_at(folder)))
     if "proofs" in outcome:
         console.print(proof_table(outcome["proofs"]))
     if stages == ("train",):
@@ -114,6 +115,10 @@ def _show_outcome(console: Console, folder: RunFolder, outcome: dict[str, Any], 
             f"tunesmith export {folder}": "a GGUF file for Ollama, LM Studio and others, proved to be this model",
         }
     print_next(console, hints)
+
+
+def files_at(folder: RunFolder) -> str:
+    return f"The files named here are in {folder.dataset}."
 
 
 def print_next(console: Console, hints: dict[str, str]) -> None:
@@ -189,13 +194,13 @@ def check(path: Path, overrides: dict[str, Any], *, rows: int, html: Path | None
         if html:
             from tunesmith.cli.page import check_page
 
-            files.write_text(html, check_page(found.report, found.samples, str(path)))
+            files.write_text(html, check_page(found.report, found.samples, str(path), found.fit))
         if not as_json:
             for sample in found.samples[:rows]:
                 console.print(token_rows(sample.origin, sample.tokens))
             if found.samples and rows:
                 console.print(Text(), token_legend(), Text(), sep="\n")
-            console.print(report_table(found.report))
+            console.print(report_table(found.report, f"`tunesmith prepare {path}` writes the files named here."))
             if found.fit:
                 console.print(fit_table(found.fit))
             if html:

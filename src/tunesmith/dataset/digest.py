@@ -237,7 +237,8 @@ def tokenize(work: Encoding) -> list[Encoded]:
         taught = [s for s in sequences if s.learned]
         if not taught:
             longest = max(len(s.ids) + s.lost for s in sequences)
-            made.append(Encoded([], [], f"no room for the answer: {longest} tokens, the limit is {work.max_tokens}"))
+            reason = f"no room for the answer: {longest:,} tokens, and the limit is {work.max_tokens:,}"
+            made.append(Encoded([], [], f"{reason}; raise data.max_tokens, or shorten what comes before the answer"))
             continue
         cut = [(len(s.ids) + s.lost, s.lost) for s in sequences if s.lost]
         made.append(Encoded([pack(s) for s in taught], cut))

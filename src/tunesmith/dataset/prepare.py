@@ -25,7 +25,6 @@ from tunesmith.dataset.report import Account, Tally, build_report
 from tunesmith.dataset.split import PARTS, Part, parts_of
 from tunesmith.dataset.spool import PIECE, Spool
 from tunesmith.dataset.store import Tokens, Writer
-from tunesmith.errors import SourceError
 from tunesmith.progress import Progress
 from tunesmith.settings import DataSettings, SourceTable
 from tunesmith.sources.document import Document, Unread
@@ -42,7 +41,7 @@ def prepare(data: DataSettings, model: Path, folder: Path, *, workers: int | Non
     test}.jsonl, tokens/, removed.jsonl, quarantine.jsonl, cut.jsonl, preferences.jsonl, report.json. All of it
     appears at once, or nothing. ``model`` is the folder of the model that will learn from it.
 
-    Raises `SourceError` when a source is not there or nothing is left to train on.
+    That nothing is left to train on is an error in the report. Raises `SourceError` when a source is not there.
     """
     with Pool(workers) as pool:
         if _is_large(data):
@@ -129,8 +128,6 @@ class _Preparing:
             if self._cut is not None:
                 self._cut.close()
             self.spool.close()
-        if not report["rows"]["train"]:
-            raise SourceError(self._nothing(report))
 
     # -- reading ---------------------------------------------------------------------------------
 
@@ -310,18 +307,6 @@ class _Preparing:
                         "answer": row.answer, **{k: row.extra[k] for k in ("rejected", "label") if k in row.extra},
                         "part": PARTS[made.part[i]], "origin": row.origin.to_json(),
                     }))  # fmt: skip
-
-    def _nothing(self, report: dict[str, Any]) -> str:
-        inputs = report["inputs"]
-        if self.tally.reasons:
-            first = next(iter(self.tally.reasons.values()))
-            if inputs == 1:
-                return f"1 row was read and cannot be trained on, {first.place}: {first.reason}"
-            return f"none of the {inputs:,} rows can be trained on; the first, {first.place}: {first.reason}"
-        if inputs:
-            fell = "the 1 row" if inputs == 1 else f"all {inputs:,} rows"
-            return f"{fell} fell to validation and test; add rows, or lower data.split"
-        return f"{', '.join(source.path for source, _ in self.sources)}: no rows in there"
 
 
 def _origin(line: bytes) -> Origin:

@@ -192,6 +192,7 @@ def _findings(
 ) -> list[dict[str, str]]:
     """(severity, message) of everything worth a look, the gravest kinds first."""
     found = [
+        *_nothing(tally),
         *_leaked(made, row),
         *_unused(tally, data),
         *_conflicting(made, row, data.clean),
@@ -204,6 +205,21 @@ def _findings(
 
 
 Found = Iterator[tuple[str, str]]
+
+
+def _nothing(tally: Tally) -> Found:
+    """Why there is nothing to train on."""
+    if any(account.rows["train"] for account in tally.accounts):
+        return
+    inputs = sum(account.inputs for account in tally.accounts)
+    if tally.reasons:
+        first = next(iter(tally.reasons.values()))
+        none = "what was read cannot" if inputs == 1 else f"none of the {inputs:,} rows and documents can"
+        yield "error", f"{none} be trained on; the first, {first.place}: {first.reason}"
+    elif inputs:
+        yield "error", "all rows are for validation and test; add rows, or lower data.split.valid and data.split.test"
+    else:
+        yield "error", f"{', '.join(account.source for account in tally.accounts)}: no rows in there"
 
 
 def _leaked(made: decide.Decisions, row: Callable[[int], Example]) -> Found:
@@ -231,7 +247,8 @@ def _unused(tally: Tally, data: DataSettings) -> Found:
     uses: dict[Part, str] = {"valid": "choose the best checkpoint", "test": "measure the result"}
     for part, use in uses.items():
         if not any(a.rows[part] for a in tally.accounts):
-            yield "warning", f"no {part} rows: nothing to {use} with"
+            more = f"add documents or rows, raise data.split.{part}, or name a file there"
+            yield "warning", f"no {part} rows: nothing to {use} with; {more}"
 
 
 def _conflicting(made: decide.Decisions, row: Callable[[int], Example], clean: CleanSettings) -> Found:
@@ -258,8 +275,8 @@ def _alike(tally: Tally, made: decide.Decisions, row: Callable[[int], Example], 
         yield (
             "warning" if across else "note",
             (
-                f"{_many(len(tally.near), 'row is', 'rows are')} almost another one, {across:,} "
-                f"across the split ({done}), the first at {row(tally.near[0][1]).origin}"
+                f"{_many(len(tally.near), 'row is almost the same as another', 'rows are almost the same as others')}, "
+                f"{across or 'none'} of them across the split ({done}), the first at {row(tally.near[0][1]).origin}"
             ),
         )
 

@@ -13,7 +13,11 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from tunesmith.models.chat import ChatFormat
-from tunesmith.sources.example import Example
+from tunesmith.sources.example import Example, Message
+
+PIECE = 1 << 20
+"""Characters that are tokenized at once where tokens are only counted: a tokenizer takes 150 bytes for each. Rows
+that have no more are tokenized whole."""
 
 
 @dataclass(frozen=True)
@@ -21,7 +25,8 @@ class Sequence:
     """Token ids of one row as the model sees it, and which of them are learned.
 
     lost: tokens beyond the limit that were cut from the end; an answer cut there has no end token,
-    so the model is not taught to stop in the middle.
+    so the model is not taught to stop in the middle. Of text far behind the limit they are counted
+    in pieces, without the template, which is a few more or less.
     """
 
     ids: list[int]
@@ -40,10 +45,40 @@ def encode(example: Example, chat: ChatFormat, max_tokens: int) -> Iterator[Sequ
     A sequence with nothing left to learn is yielded too (``learned == 0``), for the report.
     Raises `ModelError` when the template refuses the conversation.
     """
-    sequences = _raw(example, chat) if example.messages[0].role == "text" else _conversation(example, chat)
+    short, rest = _shortened(example, chat, max_tokens)
+    sequences = list(_sequences(short, chat, max_tokens))
+    if rest and len(sequences[-1].ids) <= max_tokens:  # what was left out would have been seen after all
+        sequences, rest = list(_sequences(example, chat, max_tokens)), []
+    behind = sum(
+        len(chat.encode(chat.shield(text[i : i + PIECE]))) for text in rest for i in range(0, len(text), PIECE)
+    )
     for sequence in sequences:
-        lost = max(0, len(sequence.ids) - max_tokens)
-        yield replace(sequence, ids=sequence.ids[:max_tokens], learn=sequence.learn[:max_tokens], lost=lost)
+        lost = max(0, len(sequence.ids) - max_tokens) + (behind if sequence is sequences[-1] else 0)
+        ids, learn = sequence.ids[:max_tokens], sequence.learn[:max_tokens]
+        yield replace(sequence, ids=ids, learn=learn, example=example, lost=lost)
+
+
+def _sequences(example: Example, chat: ChatFormat, max_tokens: int) -> Iterator[Sequence]:
+    is_text = example.messages[0].role == "text"
+    return _raw(example, chat) if is_text else _conversation(example, chat, max_tokens)
+
+
+def _shortened(example: Example, chat: ChatFormat, max_tokens: int) -> tuple[Example, list[str]]:
+    """The row without text that must lie behind the limit, and that text: a row may be many megabytes long, and
+    none of its tokens stands for more characters than the longest. It still ends with an answer."""
+    messages = example.messages
+    if sum(len(m.content) for m in messages) <= PIECE:
+        return example, []
+    most, seen, kept, rest = max(PIECE, chat.longest_token * (max_tokens + 1)), 0, list[Message](), list[str]()
+    for message in messages:
+        if seen > most and any(m.learn for m in kept[-1:]):
+            rest.append(message.content)
+            continue
+        kept.append(message._replace(content=message.content[:most]))
+        rest.append(message.content[most:])
+        seen += len(message.content)
+    rest = [text for text in rest if text]
+    return (replace(example, messages=tuple(kept)), rest) if rest else (example, [])
 
 
 def _raw(example: Example, chat: ChatFormat) -> Iterator[Sequence]:
@@ -60,15 +95,21 @@ def _raw(example: Example, chat: ChatFormat) -> Iterator[Sequence]:
     yield Sequence(ids, [i > 0 for i in range(len(ids))], example)  # nothing comes before the first
 
 
-def _conversation(example: Example, chat: ChatFormat) -> Iterator[Sequence]:
+def _conversation(example: Example, chat: ChatFormat, max_tokens: int) -> Iterator[Sequence]:
     written = [{"role": m.role, "content": m.content, "learn": m.learn} for m in example.messages]
     turns, tools = chat.turns(written, example.extra.get("tools"))
     messages = [{"role": turn["role"], "content": turn["content"]} for turn in turns]
     ids: list[int] = []
     learn: list[bool] = []
-    for i, turn in enumerate(turns):
-        if not turn.get("learn"):
-            continue
+    answers = [i for i, turn in enumerate(turns) if turn.get("learn")]
+    full = False
+    for i in answers:
+        if len(ids) > max_tokens and not full:
+            full = True  # nothing behind is kept: all of it in one step, unless the template begins anew in between
+            prompt, answer = _turn(chat, messages[: answers[-1] + 1], tools)
+            if prompt[: len(ids)] == ids:
+                ids, learn = prompt + answer, learn + [False] * (len(prompt) + len(answer) - len(learn))
+                break
         prompt, answer = _turn(chat, messages[: i + 1], tools)
         if prompt[: len(ids)] != ids:
             yield Sequence(ids, learn, example)

@@ -112,6 +112,11 @@ class ChatFormat:
                 made.add_tokens([AddedToken(name, lstrip=added.lstrip, rstrip=added.rstrip, normalized=False)])
         return made
 
+    @cached_property
+    def longest_token(self) -> int:
+        """Characters that a token stands for at most."""
+        return max(map(len, self.tokenizer.get_vocab()), default=1)
+
     def pieces(self, ids: Sequence[int]) -> list[tuple[str, int]]:
         """The text that each token adds, with the number of tokens it takes: a Chinese character or an
         emoji may take several, none of which can be read alone."""
