@@ -290,6 +290,32 @@ def test_a_formula_without_a_value_quarantines_its_row_and_says_what_to_do(tmp_p
     assert pairs(rows[1:2]) == [("b", "2")]
 
 
+ERRORS = ["#N/A", "#REF!", "#DIV/0!", "#VALUE!", "#NAME?", "#NUM!", "#NULL!"]
+
+
+@pytest.mark.parametrize("error", ERRORS)
+def test_an_error_of_excel_in_a_cell_that_is_used_quarantines_its_row_and_names_the_column(tmp_path, error):
+    sheet = [["question", "answer", "by"], ["a", error, "x"], [error, "b", "x"], ["c", "d", error]]
+    says = "{!r} holds the error {!r} of Excel; mend the formula or write the value"
+    path = workbook(tmp_path / "a.xlsx", {"s": sheet})
+    for rows in (read(path), csv_rows(tmp_path, "\n".join(",".join(row) for row in sheet))):
+        assert reasons(rows) == {"2": says.format("answer", error), "3": says.format("question", error)}
+        assert [error in row.text for row in rows if isinstance(row, Quarantined)] == [True, True]
+        assert pairs(rows[2:]) == [("c", "d")]  # what is not learned from may be one
+        assert rows[2].extra == {"by": error}
+
+
+def test_an_error_of_excel_inside_other_text_is_text(tmp_path):
+    assert pairs(csv_rows(tmp_path, "question,answer\nWhat is #N/A?,It says #N/A.\n")) == [
+        ("What is #N/A?", "It says #N/A.")
+    ]
+
+
+def test_an_error_of_excel_in_a_named_column_quarantines_its_row(tmp_path):
+    rows = csv_rows(tmp_path, "Frage,Antwort\na,#REF!\n", columns={"question": "Frage", "answer": "Antwort"})
+    assert "'Antwort' holds the error '#REF!'" in reasons(rows)["2"]
+
+
 def test_a_moment_keeps_its_time_and_a_date_has_none(tmp_path):
     moments = [date(2024, 5, 1), datetime(2024, 5, 1), datetime(2024, 5, 1, 10, 30)]
     sheet = [["question", "answer"], *(["a", moment] for moment in moments)]

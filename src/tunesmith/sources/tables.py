@@ -13,6 +13,7 @@ from typing import Any
 
 from tunesmith.errors import RecipeError, SourceError
 from tunesmith.settings import Column
+from tunesmith.sources.columns import plan_of
 from tunesmith.sources.csv_file import read_csv
 from tunesmith.sources.database import read_database
 from tunesmith.sources.documents import refuse_pointer
@@ -110,12 +111,30 @@ def _example(row: Row, table: Table, name: str, columns: Mapping[Column, str]) -
             raise Unreadable(row.reason)
         if len(row.cells) != len(table.header):
             raise Unreadable(f"{len(row.cells)} cells where the header has {len(table.header)}; mend the row")
-        example = read_row({key: _text(_value(cell, key)) for key, cell in cells.items()}, origin, columns)
+        values = {key: _text(_value(cell, key)) for key, cell in cells.items()}
+        _refuse_errors(values, columns)
+        example = read_row(values, origin, columns)
         return with_note(example, guess_note(table.guess)) if table.guess else example
     except Unreadable as reason:
         text = row.text or (json.dumps(cells, ensure_ascii=False, default=str) if cells else "")
         size = f" (the row has {len(text):,} characters)" if len(text) > SHOWN else ""
         return Quarantined(origin, f"{reason}{size}", clean(text[:SHOWN]))
+
+
+ERRORS = frozenset(
+    {"#N/A", "#REF!", "#DIV/0!", "#VALUE!", "#NAME?", "#NUM!", "#NULL!", "#SPILL!", "#CALC!", "#GETTING_DATA"}
+)
+"""What Excel shows, and writes into CSV, where a formula gave no value."""
+
+
+def _refuse_errors(row: dict[str, Any], columns: Mapping[Column, str]) -> None:
+    """Raises `Unreadable` where a cell that is used holds an error and nothing else: it would be learned as text."""
+    failed = [key for key, cell in row.items() if isinstance(cell, str) and cell[:1] == "#" and cell.strip() in ERRORS]
+    if failed:
+        used = plan_of(row, columns).keys.values()
+        for key in failed:
+            if key in used:
+                raise Unreadable(f"{key!r} holds the error {row[key]!r} of Excel; mend the formula or write the value")
 
 
 def _value(cell: Any, key: str) -> Any:
