@@ -316,6 +316,13 @@ def test_an_error_of_excel_in_a_named_column_quarantines_its_row(tmp_path):
     assert "'Antwort' holds the error '#REF!'" in reasons(rows)["2"]
 
 
+def test_line_breaks_in_cells_are_of_one_kind(tmp_path):
+    rows = csv_rows(tmp_path, 'question,answer\r\n"a\r\nb","c\rd\ne"\r\n')
+    assert pairs(rows) == [("a\nb", "c\nd\ne")]
+    sheet = [["question", "answer"], ["a_x000D_\nb", "c\r\nd_x000D_e"]]
+    assert pairs(read(workbook(tmp_path / "a.xlsx", {"s": sheet}))) == [("a\nb", "c\nd\ne")]
+
+
 def test_a_moment_keeps_its_time_and_a_date_has_none(tmp_path):
     moments = [date(2024, 5, 1), datetime(2024, 5, 1), datetime(2024, 5, 1, 10, 30)]
     sheet = [["question", "answer"], *(["a", moment] for moment in moments)]

@@ -144,7 +144,7 @@ def _value(cell: Any, key: str) -> Any:
             raise Unreadable(f"{key!r} holds a zero byte; take it out")
         if not cell.isascii() and BROKEN.search(cell):
             raise Unreadable(f"{key!r} holds bytes that are not in the file's encoding; save it as UTF-8")
-        return cell
+        return cell.replace("\r\n", "\n").replace("\r", "\n") if "\r" in cell else cell
     if isinstance(cell, list):
         return [_value(each, key) for each in cell]
     if isinstance(cell, dict):
