@@ -171,6 +171,20 @@ def test_a_huge_row_is_quarantined_with_its_beginning_and_size(tmp_path):
 def test_columns_with_one_name_or_none_are_kept_apart(tmp_path):
     (row,) = csv_rows(tmp_path, "question,answer,note,note,\na,b,c,d,e\n")
     assert row.extra == {"note": "c", "note_2": "d", "column_5": "e"}
+    assert row.notes == ()
+
+
+def test_of_columns_with_one_name_that_is_used_the_rows_say_which(tmp_path):
+    says = 'of the columns "{}" and "{}" the first alone is used; take the others out, or name another in columns'
+    sheet = [["question", "answer", "Answer"], ["a", "b", "c"]]
+    path = workbook(tmp_path / "a.xlsx", {"s": sheet})
+    for (row,) in (read(path), csv_rows(tmp_path, "\n".join(",".join(cells) for cells in sheet))):
+        assert pairs([row]) == [("a", "b")]
+        assert row.notes == (says.format("answer", "Answer_2"),)
+        assert row.extra == {"Answer_2": "c"}
+    (row,) = csv_rows(tmp_path, "question,answer,answer\na,b,c\n", columns={"answer": "answer_2"})
+    assert pairs([row]) == [("a", "c")]
+    assert row.notes == ()
 
 
 def test_columns_that_are_not_known_can_be_named(tmp_path):

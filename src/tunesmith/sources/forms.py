@@ -11,7 +11,7 @@ Beside a question, "chosen" and "rejected" (DPO) or "label" (KTO).
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
 from typing import Any
 
@@ -59,9 +59,9 @@ def read_row(row: Any, origin: Origin, columns: Mapping[Column, str] = {}) -> Ex
     return Example(tuple(messages), origin, extra, "", tuple(dict.fromkeys(notes)) if notes else ())
 
 
-def with_note(example: Example, note: str) -> Example:
-    """The same row with one more note."""
-    return replace(example, notes=(*example.notes, note))
+def with_notes(example: Example, notes: Iterable[str]) -> Example:
+    """The same row with more notes."""
+    return replace(example, notes=(*example.notes, *notes))
 
 
 def _all_there(row: dict[str, Any], columns: Mapping[Column, str]) -> None:

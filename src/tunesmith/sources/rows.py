@@ -21,7 +21,7 @@ from tunesmith.settings import Column
 from tunesmith.sources.arrays import Form, parse, quarantined, read_values
 from tunesmith.sources.cursor import CHUNK, LONGEST, SHOWN
 from tunesmith.sources.example import Example, Origin
-from tunesmith.sources.forms import read_row, with_note
+from tunesmith.sources.forms import read_row, with_notes
 from tunesmith.sources.language import looks_chinese
 from tunesmith.sources.quarantine import Quarantined
 from tunesmith.sources.text import (
@@ -120,7 +120,7 @@ def read_formed(path: Path, name: str, form: Form) -> Iterator[Example | Quarant
 
 
 def _noting(form: Form, note: str) -> Form:
-    return lambda row, origin: with_note(form(row, origin), note)
+    return lambda row, origin: with_notes(form(row, origin), [note])
 
 
 def _looks_like_lines(sample: bytes) -> bool:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from datetime import date, time
 from functools import partial
@@ -18,7 +19,7 @@ from tunesmith.sources.csv_file import read_csv
 from tunesmith.sources.database import read_database
 from tunesmith.sources.documents import refuse_pointer
 from tunesmith.sources.example import Example, Origin
-from tunesmith.sources.forms import read_row, with_note
+from tunesmith.sources.forms import read_row, with_notes
 from tunesmith.sources.parquet import read_parquet
 from tunesmith.sources.quarantine import Quarantined
 from tunesmith.sources.table import BROKEN, LOOKED, Row, Table, clean, is_blank
@@ -74,7 +75,8 @@ def _tables(
 
 def _examples(table: Table, path: Path, name: str, columns: Mapping[Column, str]) -> Iterator[Example | Quarantined]:
     """The table's rows. Where all would fail in the same way, that is said once, and not by each of them."""
-    read = (_example(row, table, name, columns) for row in table.rows if row.reason or not is_blank(row.cells))
+    notes = list(_notes(table, columns))
+    read = (_example(row, table, name, columns, notes) for row in table.rows if row.reason or not is_blank(row.cells))
     first = list(islice(read, TRIED))
     where = f"{path} [{table.part}]" if table.part else str(path)
     if table.header and not any(isinstance(row, Example) for row in first) and not _recognised(table.header, columns):
@@ -103,7 +105,20 @@ def _recognised(header: Sequence[str], columns: Mapping[Column, str]) -> bool:
     return True
 
 
-def _example(row: Row, table: Table, name: str, columns: Mapping[Column, str]) -> Example | Quarantined:
+def _notes(table: Table, columns: Mapping[Column, str]) -> Iterator[str]:
+    """What every row of the table says: that its encoding was guessed, and which column of several alike is used."""
+    if table.guess:
+        yield guess_note(table.guess)
+    for key in plan_of(dict.fromkeys(table.header, ""), columns).keys.values():
+        others = [name for name in table.header if re.fullmatch(rf"{re.escape(key)}_\d+", name, re.IGNORECASE)]
+        if others:
+            listed = " and ".join(f'"{name}"' for name in (key, *others))
+            yield f"of the columns {listed} the first alone is used; take the others out, or name another in columns"
+
+
+def _example(
+    row: Row, table: Table, name: str, columns: Mapping[Column, str], notes: Sequence[str]
+) -> Example | Quarantined:
     origin = Origin(name, row.line, table.part)
     cells = dict(zip(table.header, row.cells, strict=False))
     try:
@@ -114,7 +129,7 @@ def _example(row: Row, table: Table, name: str, columns: Mapping[Column, str]) -
         values = {key: _text(_value(cell, key)) for key, cell in cells.items()}
         _refuse_errors(values, columns)
         example = read_row(values, origin, columns)
-        return with_note(example, guess_note(table.guess)) if table.guess else example
+        return with_notes(example, notes) if notes else example
     except Unreadable as reason:
         text = row.text or (json.dumps(cells, ensure_ascii=False, default=str) if cells else "")
         size = f" (the row has {len(text):,} characters)" if len(text) > SHOWN else ""
