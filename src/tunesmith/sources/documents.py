@@ -16,7 +16,7 @@ from tunesmith.sources.document import Document, Unread
 from tunesmith.sources.example import Origin
 from tunesmith.sources.markdown import first_heading, front_matter, one_line, tidy
 from tunesmith.sources.quarantine import Quarantined
-from tunesmith.sources.text import Unreadable, decode, encoding_of, source_errors
+from tunesmith.sources.text import Unreadable, decode, encoding_of, source_errors, without_path
 
 PLAIN = frozenset({".md", ".markdown", ".txt", ".text", ".rst", ".adoc", ".org", ".tex"})
 CONVERTED = frozenset({".pdf", ".docx", ".pptx", ".html", ".htm", ".epub"})
@@ -88,8 +88,9 @@ def read_later(file: Unread) -> Document | Quarantined:
     try:
         return read_document(file.path, file.name, file.title or None)
     except SourceError as error:
-        listed = file.listed or Quarantined(Origin(file.name), "")
-        return Quarantined(listed.origin, str(error), listed.text)
+        if file.listed:  # the place is the index's line, which may hold several links
+            return Quarantined(file.listed.origin, str(error), file.listed.text)
+        return Quarantined(Origin(file.name), without_path(error, file.path))
 
 
 def check_zip(path: Path, suffix: str) -> None:

@@ -16,10 +16,14 @@ from tunesmith.sources.document import Unread
 from tunesmith.sources.example import Example, Origin
 from tunesmith.sources.hub import fetched
 from tunesmith.sources.quarantine import Quarantined
-from tunesmith.sources.text import source_errors
+from tunesmith.sources.text import source_errors, without_path
 
 Item = Example | Unread | Quarantined | rows.Block
 ROWS = (".json", ".jsonl", ".ndjson")
+NO_KIND = (
+    "files of this kind are not read; save it as Markdown, PDF, CSV, JSON or the like, "
+    'name it with kind = "documents" if it is plain text, or leave it out'
+)
 
 
 def read_source(source: SourceTable, start: Path) -> Iterator[Item]:
@@ -110,7 +114,7 @@ def _folder(source: SourceTable, path: Path, name: str) -> Iterator[Item]:
             continue  # it says how the files beside it are read
         yield from [item] if isinstance(item, Quarantined) else _one_of_many(source, *item)
     if not found:
-        raise SourceError(f"the folder {path} holds no files")
+        raise SourceError(f"the folder {path} holds no files; put some into it, or name another")
 
 
 def _is_document(item: tuple[Path, str] | Quarantined) -> bool:
@@ -122,7 +126,7 @@ def _one_of_many(source: SourceTable, path: Path, name: str) -> Iterator[Item]:
     try:
         yield from _file(source, path, name)
     except SourceError as error:
-        yield Quarantined(Origin(name), str(error))
+        yield Quarantined(Origin(name), without_path(error, path))
 
 
 def _file(source: SourceTable, path: Path, name: str) -> Iterator[Item]:
@@ -134,8 +138,7 @@ def _file(source: SourceTable, path: Path, name: str) -> Iterator[Item]:
     elif source.kind == "rows" or suffix in ROWS:
         yield from _rows(source, path, name)
     else:
-        known = ", ".join(sorted({*ROWS, *tables.TABLES, *documents.DOCUMENTS}))
-        yield Quarantined(Origin(name), f"not a kind of file that is read; those are {known}")
+        yield Quarantined(Origin(name), NO_KIND)
 
 
 def _rows(source: SourceTable, path: Path, name: str) -> Iterator[Item]:

@@ -78,16 +78,15 @@ def _examples(table: Table, path: Path, name: str, columns: Mapping[Column, str]
     notes = list(_notes(table, columns))
     read = (_example(row, table, name, columns, notes) for row in table.rows if row.reason or not is_blank(row.cells))
     first = list(islice(read, TRIED))
-    where = f"{path} [{table.part}]" if table.part else str(path)
     if table.header and not any(isinstance(row, Example) for row in first) and not _recognised(table.header, columns):
         problem = (
-            f"{where} has no columns that are known; it has {', '.join(map(repr, table.header)) or 'none'}. "
+            f"has no columns that are known; it has {', '.join(map(repr, table.header)) or 'none'}. "
             'Name them: columns = {question = "…", answer = "…"}'
             + (f"; the header is looked for in the first {LOOKED} rows" if path.suffix.lower() in TITLED else "")
         )
         if table.alone:
-            raise SourceError(problem)
-        yield Quarantined(Origin(name, part=table.part), problem)
+            raise SourceError(f"{path} [{table.part}] {problem}" if table.part else f"{path} {problem}")
+        yield Quarantined(Origin(name, part=table.part), f"the sheet {problem}")
     elif not first:
         yield Quarantined(Origin(name, part=table.part), "the table has no rows; fill it or leave it out")
     else:
