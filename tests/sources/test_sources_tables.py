@@ -212,6 +212,7 @@ def test_a_file_that_is_missing_a_folder_or_a_pointer_is_told_apart(tmp_path, na
         read(tmp_path / "f" / name)
     (row,) = csv_rows(tmp_path, "version https://git-lfs.github.com/spec/v1\noid sha256:4d7a\nsize 12345\n", name)
     assert "git lfs pull" in row.reason
+    assert row.text == "version https://git-lfs.github.com/spec/v1\noid sha256:4d7a\nsize 12345\n"
 
 
 @pytest.mark.parametrize(("name", "data", "reason"), [
@@ -246,6 +247,7 @@ def test_a_workbook_is_read_sheet_by_sheet_by_excels_row_numbers(tmp_path):
     assert pairs([rows[0], rows[3]]) == [("a", "5"), ("问", "答")]
     assert rows[0].extra["when"] == "2024-05-01"
     assert reasons(rows) == {"5": "4 cells where the header has 3; mend the row", "6": "an answer is empty"}
+    assert rows[1].text == '["b", 2.5, "", "stray"]'
 
 
 def test_a_merged_cell_holds_for_all_its_rows(tmp_path):
@@ -524,12 +526,14 @@ def test_titles_above_the_header_are_quarantined_and_not_taken_for_it(tmp_path):
     said = "a title above the header, which was found in row {}; it is not read"
     rows = read(workbook(tmp_path / "a.xlsx", {"Sales": TITLED}))
     assert reasons(rows) == {"1": said.format(4), "2": said.format(4)}
+    assert [row.text for row in rows[:2]] == ["问答总表", "as of 2024"]
     assert pairs(rows[2:]) == [("问", "答"), ("q", "a")]
     for delimiter in ",;\t":
         lines = [delimiter.join(cell or "" for cell in row) for row in TITLED]
         lines[0] = "文本"  # alone, the name of a column
         rows = csv_rows(tmp_path, "\n".join(lines))
         assert reasons(rows) == {"1": said.format(4), "2": said.format(4)}
+        assert [row.text.strip(delimiter) for row in rows[:2]] == ["文本", "as of 2024"]
         assert pairs(rows[2:]) == [("问", "答"), ("q", "a")]
     rows = csv_rows(tmp_path, "A title\n\nFrage,Antwort\nq,a", columns={"question": "Frage", "answer": "Antwort"})
     assert pairs(rows[1:]) == [("q", "a")]

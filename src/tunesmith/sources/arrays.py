@@ -6,9 +6,9 @@ import json
 from collections.abc import Callable, Iterator
 from typing import Any
 
-from tunesmith.sources.cursor import SHOWN, Broken, Cursor, TooLong
+from tunesmith.sources.cursor import Broken, Cursor, TooLong
 from tunesmith.sources.example import Example, Origin
-from tunesmith.sources.quarantine import Quarantined
+from tunesmith.sources.quarantine import SHOWN, Quarantined
 from tunesmith.sources.text import HALF, NOT_ITS_ENCODING, SAMPLE, Unreadable, json_problem
 
 LISTS = ("data", "rows", "examples", "train")

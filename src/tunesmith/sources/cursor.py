@@ -8,14 +8,13 @@ import re
 from collections.abc import Callable, Iterator
 from typing import Any
 
+from tunesmith.sources.quarantine import SHOWN
 from tunesmith.sources.text import DAMAGED, json_problem
 
 CHUNK = 1 << 20
 """Bytes read at once."""
 LONGEST = 64 << 20
 """Characters that one value may have."""
-SHOWN = 2_000
-"""Characters that are shown of what cannot be read."""
 
 
 _NEXT = re.compile(r"[,}\n]\s*(?=\{)")

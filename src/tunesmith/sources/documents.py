@@ -15,8 +15,8 @@ from tunesmith.errors import SourceError
 from tunesmith.sources.document import Document, Unread
 from tunesmith.sources.example import Origin
 from tunesmith.sources.markdown import first_heading, front_matter, one_line, tidy
-from tunesmith.sources.quarantine import Quarantined
-from tunesmith.sources.text import Unreadable, decode, encoding_of, source_errors, without_path
+from tunesmith.sources.quarantine import SHOWN, Quarantined
+from tunesmith.sources.text import SAMPLE, Unreadable, decode, encoding_of, source_errors, without_path
 
 PLAIN = frozenset({".md", ".markdown", ".txt", ".text", ".rst", ".adoc", ".org", ".tex"})
 CONVERTED = frozenset({".pdf", ".docx", ".pptx", ".html", ".htm", ".epub"})
@@ -69,7 +69,7 @@ def read_document(path: Path, name: str, title: str | None = None) -> Document |
                 else "no text in it; fill it or leave it out"
             )
     except Unreadable as reason:
-        return Quarantined(Origin(name), str(reason))
+        return Quarantined(Origin(name), str(reason), beginning(path))
     heading = None if suffix == ".pdf" else first_heading(text)
     return Document(text, title or matter or one_line(own) or heading or Path(name).stem, Origin(name))
 
@@ -125,6 +125,19 @@ def refuse_pointer(head: bytes) -> None:
     """Raises `Unreadable` for a Git LFS pointer, whatever the file should hold."""
     if head.startswith(b"version https://git-lfs"):
         encoding_of(head)  # which knows what to say about it
+
+
+def beginning(path: Path) -> str:
+    """What quarantine keeps of a file that is not read: how its text begins; nothing of one that is none."""
+    with source_errors(path), path.open("rb") as file:
+        head = file.read(SAMPLE)
+    if head.startswith(tuple(magic for magic, _ in _BINARY)):
+        return ""
+    try:
+        encoding = encoding_of(head)[0]
+    except Unreadable:  # a pointer, or what has no encoding that can be told
+        encoding = "utf-8"
+    return head.decode(encoding, "replace")[:SHOWN].strip("\0")
 
 
 def refuse_binary(head: bytes, what: str) -> None:

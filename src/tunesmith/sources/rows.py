@@ -19,11 +19,11 @@ import orjson
 
 from tunesmith.settings import Column
 from tunesmith.sources.arrays import Form, parse, quarantined, read_values
-from tunesmith.sources.cursor import CHUNK, LONGEST, SHOWN
+from tunesmith.sources.cursor import CHUNK, LONGEST
 from tunesmith.sources.example import Example, Origin
 from tunesmith.sources.forms import read_row, with_notes
 from tunesmith.sources.language import looks_chinese
-from tunesmith.sources.quarantine import Quarantined
+from tunesmith.sources.quarantine import SHOWN, Quarantined
 from tunesmith.sources.text import (
     DAMAGED,
     NOT_ITS_ENCODING,

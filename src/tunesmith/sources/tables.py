@@ -17,11 +17,11 @@ from tunesmith.settings import Column
 from tunesmith.sources.columns import plan_of
 from tunesmith.sources.csv_file import read_csv
 from tunesmith.sources.database import read_database
-from tunesmith.sources.documents import refuse_pointer
+from tunesmith.sources.documents import beginning, refuse_pointer
 from tunesmith.sources.example import Example, Origin
 from tunesmith.sources.forms import read_row, with_notes
 from tunesmith.sources.parquet import read_parquet
-from tunesmith.sources.quarantine import Quarantined
+from tunesmith.sources.quarantine import SHOWN, Quarantined
 from tunesmith.sources.table import BROKEN, LOOKED, Row, Table, clean, is_blank
 from tunesmith.sources.text import Unreadable, guess_note, source_errors
 from tunesmith.sources.workbook import read_workbook
@@ -31,8 +31,6 @@ TITLED = frozenset({".csv", ".tsv", ".xlsx"})
 """Above the header of these, titles may stand."""
 TABLES = TITLED | SQLITE | {".parquet"}
 
-SHOWN = 2000
-"""Characters of a row that quarantine keeps."""
 TRIED = 20
 """Rows that must all fail before a table is taken to have no columns that are known."""
 
@@ -56,7 +54,7 @@ def read_table(path: Path, name: str, columns: Mapping[Column, str], table: str 
         for found in _tables(path, suffix, table, query, partial(_recognised, columns=columns)):
             yield from _examples(found, path, name, columns)
     except Unreadable as reason:
-        yield Quarantined(Origin(name), str(reason))
+        yield Quarantined(Origin(name), str(reason), beginning(path))
 
 
 def _tables(
@@ -130,7 +128,8 @@ def _example(
         example = read_row(values, origin, columns)
         return with_notes(example, notes) if notes else example
     except Unreadable as reason:
-        text = row.text or (json.dumps(cells, ensure_ascii=False, default=str) if cells else "")
+        whole = cells if len(cells) == len(row.cells) else row.cells  # not without what stands behind the header's end
+        text = row.text or (json.dumps(whole, ensure_ascii=False, default=str) if whole else "")
         size = f" (the row has {len(text):,} characters)" if len(text) > SHOWN else ""
         return Quarantined(origin, f"{reason}{size}", clean(text[:SHOWN]))
 
