@@ -96,6 +96,40 @@ def test_no_reason_says_again_where_it_is(folder):
     )
 
 
+ABOUT = ["README.md", "readme.zh-CN.md", "LICENSE", "LICENSE-MIT.txt", "SOURCE.md", "NOTICE", "CHANGELOG.rst"]
+
+
+def test_what_describes_rows_is_quarantined_beside_and_above_them(tmp_path):
+    (tmp_path / "set" / "data").mkdir(parents=True)
+    (tmp_path / "set" / "data" / "rows.jsonl").write_text(json.dumps(ROW))
+    for name in ABOUT:
+        (tmp_path / "set" / name).write_text(f"# {name}")
+    (tmp_path / "set" / "data" / "README.md").write_text("# of the rows")
+    (tmp_path / "set" / "sources-of-joy.md").write_text("# An article")
+    found = read(tmp_path, "set")
+    says = "describes the data beside it, and is not learned; name it as a source of its own to learn it"
+    assert {item.origin.file: item.text for item in found if isinstance(item, Quarantined) and item.reason == says} == {
+        "set/data/README.md": "# of the rows",
+        **{f"set/{name}": f"# {name}" for name in ABOUT},
+    }
+    assert [str(item.origin) for item in found if not isinstance(item, Quarantined)] == [
+        "set/data/rows.jsonl:1", "set/sources-of-joy.md",
+    ]  # fmt: skip
+    assert [item.title for item in read(tmp_path, "set/README.md")] == ["README.md"]
+
+
+def test_a_readme_with_no_rows_below_is_a_document(tmp_path):
+    for name in ("docs/README.md", "docs/a/README.md", "rows/source.csv"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_text("question,answer\na,b\n")
+    assert [(type(item), item.origin.file) for item in read(tmp_path, ".")] == [
+        (Document, "./docs/README.md"),
+        (Document, "./docs/a/README.md"),
+        (Example, "./rows/source.csv"),
+    ]
+    assert [type(item) for item in read(tmp_path, "rows", kind="documents")] == [Document]
+
+
 def test_columns_table_query_and_limit_are_obeyed(folder):
     [row] = read(folder, "faq.csv", columns={"question": "Frage", "answer": "Antwort"})
     assert (row.prompt[0].content, row.answer) == ("a", "b")
