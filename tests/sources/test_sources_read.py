@@ -67,7 +67,7 @@ def test_a_file_of_a_kind_that_is_not_read_says_what_to_do(folder):
     (folder / "photo.png").write_bytes(b"\x89PNG")
     [photo] = read(folder, "photo.png")
     assert photo.reason == (
-        "files of this kind are not read; save it as Markdown, PDF, CSV, JSON or the like, "
+        "a file of this kind is not read; save it as Markdown, PDF, CSV, JSON or the like, "
         'name it with kind = "documents" if it is plain text, or leave it out'
     )
     (folder / "notes.log").write_text("plain text")

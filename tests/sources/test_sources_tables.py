@@ -189,7 +189,9 @@ def test_of_columns_with_one_name_that_is_used_the_rows_say_which(tmp_path):
 
 def test_columns_that_are_not_known_can_be_named(tmp_path):
     text = "Frage,Antwort,Nr\na,b,1\n"
-    with pytest.raises(SourceError, match=r"has no columns that are known; it has 'Frage', 'Antwort', 'Nr'. Name them"):
+    with pytest.raises(
+        SourceError, match=r"has no columns that are known; it has 'Frage', 'Antwort', 'Nr'; name them with columns"
+    ):
         csv_rows(tmp_path, text)
     assert pairs(csv_rows(tmp_path, text, columns={"question": "Frage", "answer": "Antwort"})) == [("a", "b")]
     with pytest.raises(SourceError, match=r'columns = {question = "…", answer = "…"}'):

@@ -22,7 +22,7 @@ from tunesmith.sources.text import source_errors, without_path
 Item = Example | Unread | Quarantined | rows.Block
 ROWS = (".json", ".jsonl", ".ndjson")
 NO_KIND = (
-    "files of this kind are not read; save it as Markdown, PDF, CSV, JSON or the like, "
+    "a file of this kind is not read; save it as Markdown, PDF, CSV, JSON or the like, "
     'name it with kind = "documents" if it is plain text, or leave it out'
 )
 

@@ -78,8 +78,8 @@ def _examples(table: Table, path: Path, name: str, columns: Mapping[Column, str]
     first = list(islice(read, TRIED))
     if table.header and not any(isinstance(row, Example) for row in first) and not _recognised(table.header, columns):
         problem = (
-            f"has no columns that are known; it has {', '.join(map(repr, table.header)) or 'none'}. "
-            'Name them: columns = {question = "…", answer = "…"}'
+            f"has no columns that are known; it has {', '.join(map(repr, table.header)) or 'none'}; "
+            'name them with columns = {question = "…", answer = "…"}'
             + (f"; the header is looked for in the first {LOOKED} rows" if path.suffix.lower() in TITLED else "")
         )
         if table.alone:
