@@ -310,6 +310,20 @@ def test_zero_bytes_in_the_middle_of_a_text_are_refused_and_those_at_its_end_dro
     assert good(tmp_path, "b.txt", b"one, and more text of it\0\0").text == "one, and more text of it"
 
 
+def test_quarantine_keeps_the_beginning_of_a_text_and_nothing_of_what_is_none(tmp_path):
+    def kept(name: str, data: bytes) -> str:
+        found = read(tmp_path, name, data)
+        assert isinstance(found, Quarantined)
+        return found.text
+
+    assert kept("a.txt", b"one\ntwo\0three, and more text of it") == "one\ntwo\0three, and more text of it"
+    assert kept("b.md", "题\0目".encode("utf-16")) == "题\0目"
+    assert kept("c.md", b"---\ntitle: x\n---\n") == "---\ntitle: x\n---\n"
+    assert kept("d.md", b"a\0" + b"x" * 9000) == "a\0" + "x" * 1998
+    assert [kept(f"e{suffix}", LFS) for suffix in sorted(DOCUMENTS)] == [LFS.decode()] * len(DOCUMENTS)
+    assert [kept("f.docx", docx("x")[:-30]), kept("g.pdf", pdf(None)), kept("h.md", bytes(9))] == [""] * 3
+
+
 @pytest.mark.parametrize("suffix", sorted(DOCUMENTS))
 def test_empty_files_and_pointers_are_quarantined_whatever_their_kind(tmp_path, suffix):
     assert reason(tmp_path, f"a{suffix}", b"") == "the file is empty; fill it or leave it out"

@@ -10,8 +10,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tunesmith.sources.example import Example, Origin
-from tunesmith.sources.forms import NULS, PLACEHOLDER, REASONING, TAKEN_APART, UNANSWERED, read_row
+from tunesmith.sources.forms import NULS, PLACEHOLDER, TAKEN_APART, UNANSWERED, read_row
 from tunesmith.sources.text import Unreadable
+from tunesmith.sources.turns import REASONING
 
 ORIGIN = Origin("rows.jsonl", 1)
 USER = {"role": "user", "content": "q"}

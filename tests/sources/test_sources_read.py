@@ -7,13 +7,14 @@ import sqlite3
 from pathlib import Path
 from typing import Any
 
+import openpyxl
 import pytest
 
 from tunesmith.errors import RecipeError, SourceError
 from tunesmith.settings import SourceTable
 from tunesmith.sources.document import Document, Unread
 from tunesmith.sources.documents import read_later
-from tunesmith.sources.example import Example
+from tunesmith.sources.example import Example, Origin
 from tunesmith.sources.quarantine import Quarantined
 from tunesmith.sources.read import paths_of, read_source
 from tunesmith.sources.rows import Block, read_block
@@ -60,6 +61,73 @@ def test_a_folder_gives_everything_in_it_and_names_what_is_not_read(folder):
     found = read(folder, ".")
     assert {type(item) for item in found} == {Document, Example, Quarantined}
     assert [str(i.origin) for i in found if isinstance(i, Quarantined)] == ["./photo.png"]
+
+
+def test_a_file_of_a_kind_that_is_not_read_says_what_to_do(folder):
+    (folder / "photo.png").write_bytes(b"\x89PNG")
+    [photo] = read(folder, "photo.png")
+    assert photo.reason == (
+        "a file of this kind is not read; save it as Markdown, PDF, CSV, JSON or the like, "
+        'name it with kind = "documents" if it is plain text, or leave it out'
+    )
+    (folder / "notes.log").write_text("plain text")
+    assert [type(item) for item in read(folder, "notes.log", kind="documents")] == [Document]
+
+
+def test_no_reason_says_again_where_it_is(folder):
+    (folder / "other.csv").write_text("Frage,Antwort\na,b\n")
+    (folder / "empty.db").touch()
+    book = openpyxl.Workbook()
+    book.active.append(["question", "answer"])
+    book.create_sheet("todo").append(["what"])
+    book.save(folder / "book.xlsx")
+    found = [item for item in read(folder, ".") if isinstance(item, Quarantined)]
+    said = {str(item.origin): item.reason.split(";")[0] for item in found}
+    assert said == {
+        "./book.xlsx [Sheet]": "the table has no rows",
+        "./book.xlsx [todo]": "the sheet has no columns that are known",
+        "./empty.db": "the file is a database without a table",
+        "./faq.sqlite": "the file has 2 tables",
+        "./other.csv": "the file has no columns that are known",
+    }
+    assert not any(str(folder) in item.reason for item in found)
+    assert read_later(Unread(folder, "a.md")) == Quarantined(
+        Origin("a.md"), "the file is a folder; name the file in it"
+    )
+
+
+ABOUT = ["README.md", "readme.zh-CN.md", "LICENSE", "LICENSE-MIT.txt", "SOURCE.md", "NOTICE", "CHANGELOG.rst"]
+
+
+def test_what_describes_rows_is_quarantined_beside_and_above_them(tmp_path):
+    (tmp_path / "set" / "data").mkdir(parents=True)
+    (tmp_path / "set" / "data" / "rows.jsonl").write_text(json.dumps(ROW))
+    for name in ABOUT:
+        (tmp_path / "set" / name).write_text(f"# {name}")
+    (tmp_path / "set" / "data" / "README.md").write_text("# of the rows")
+    (tmp_path / "set" / "sources-of-joy.md").write_text("# An article")
+    found = read(tmp_path, "set")
+    says = "describes the data beside it, and is not learned; name it as a source of its own to learn it"
+    assert {item.origin.file: item.text for item in found if isinstance(item, Quarantined) and item.reason == says} == {
+        "set/data/README.md": "# of the rows",
+        **{f"set/{name}": f"# {name}" for name in ABOUT},
+    }
+    assert [str(item.origin) for item in found if not isinstance(item, Quarantined)] == [
+        "set/data/rows.jsonl:1", "set/sources-of-joy.md",
+    ]  # fmt: skip
+    assert [item.title for item in read(tmp_path, "set/README.md")] == ["README.md"]
+
+
+def test_a_readme_with_no_rows_below_is_a_document(tmp_path):
+    for name in ("docs/README.md", "docs/a/README.md", "rows/source.csv"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_text("question,answer\na,b\n")
+    assert [(type(item), item.origin.file) for item in read(tmp_path, ".")] == [
+        (Document, "./docs/README.md"),
+        (Document, "./docs/a/README.md"),
+        (Example, "./rows/source.csv"),
+    ]
+    assert [type(item) for item in read(tmp_path, "rows", kind="documents")] == [Document]
 
 
 def test_columns_table_query_and_limit_are_obeyed(folder):

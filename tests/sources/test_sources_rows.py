@@ -85,18 +85,35 @@ def test_an_array_cut_short_keeps_the_rows_before_the_cut(tmp_path):
     "{'messages': 3}",
 ])  # fmt: skip
 @pytest.mark.parametrize("indent", [None, 1])
-def test_a_broken_row_of_an_array_costs_itself_alone(tmp_path, broken, indent):
+@pytest.mark.parametrize("before", [0, 2])
+@pytest.mark.parametrize("listed", [False, True])
+def test_a_broken_row_of_an_array_costs_itself_alone(tmp_path, broken, indent, before, listed):
     good = [
         json.dumps(
             {"messages": [{"role": "user", "content": f"{i}"}, {"role": "assistant", "content": "好"}]}, indent=indent
         )
         for i in range(4)
     ]
-    rows = rows_of(tmp_path, "[\n" + ",\n".join([*good[:2], broken, *good[2:]]) + "\n]\n")
+    array = "[\n" + ",\n".join([*good[:before], broken, *good[before:]]) + "\n]"
+    rows = rows_of(tmp_path, f'{{"data": {array}\n}}\n' if listed else f"{array}\n")
     assert [row.messages[0].content for row in rows if isinstance(row, Example)] == ["0", "1", "2", "3"]
     bad = [row for row in rows if isinstance(row, Quarantined)]
-    assert [(row.origin.line, row.text) for row in bad] == [(2 + 2 * (good[0].count("\n") + 1), broken)]
+    assert [(row.origin.line, row.text) for row in bad] == [(2 + before * (good[0].count("\n") + 1), broken)]
     assert bad[0].reason.startswith("broken JSON: ")
+
+
+@pytest.mark.parametrize(
+    "broken", ["oops", '["a" "b"]', '{{"text": "a"}', '{"text: "a"}', "{text: a}", '{“text”: "a"}']
+)
+def test_a_first_row_that_is_hardly_one_costs_itself_alone(tmp_path, broken):
+    rows = rows_of(tmp_path, f'[{broken},\n{{"text": "b"}},\n{{"text": "c"}}]', "rows.json")
+    assert [row.text if isinstance(row, Quarantined) else row.messages[0].content for row in rows] == [broken, "b", "c"]
+
+
+def test_a_part_of_a_broken_first_row_is_not_taken_for_the_next(tmp_path):
+    broken = '{"question": oops, "answer": "a", "seen": [{"text": "x"}, {"text": "y"}]}'
+    rows = rows_of(tmp_path, f'[{broken}, {{"question": "q", "answer": "b"}}]', "rows.json")
+    assert [row.text if isinstance(row, Quarantined) else row.answer for row in rows] == [broken, "b"]
 
 
 def test_a_row_behind_a_broken_one_knows_its_line(tmp_path):

@@ -171,11 +171,27 @@ def test_a_huge_row_is_quarantined_with_its_beginning_and_size(tmp_path):
 def test_columns_with_one_name_or_none_are_kept_apart(tmp_path):
     (row,) = csv_rows(tmp_path, "question,answer,note,note,\na,b,c,d,e\n")
     assert row.extra == {"note": "c", "note_2": "d", "column_5": "e"}
+    assert row.notes == ()
+
+
+def test_of_columns_with_one_name_that_is_used_the_rows_say_which(tmp_path):
+    says = 'of the columns "{}" and "{}" the first alone is used; take the others out, or name another in columns'
+    sheet = [["question", "answer", "Answer"], ["a", "b", "c"]]
+    path = workbook(tmp_path / "a.xlsx", {"s": sheet})
+    for (row,) in (read(path), csv_rows(tmp_path, "\n".join(",".join(cells) for cells in sheet))):
+        assert pairs([row]) == [("a", "b")]
+        assert row.notes == (says.format("answer", "Answer_2"),)
+        assert row.extra == {"Answer_2": "c"}
+    (row,) = csv_rows(tmp_path, "question,answer,answer\na,b,c\n", columns={"answer": "answer_2"})
+    assert pairs([row]) == [("a", "c")]
+    assert row.notes == ()
 
 
 def test_columns_that_are_not_known_can_be_named(tmp_path):
     text = "Frage,Antwort,Nr\na,b,1\n"
-    with pytest.raises(SourceError, match=r"has no columns that are known; it has 'Frage', 'Antwort', 'Nr'. Name them"):
+    with pytest.raises(
+        SourceError, match=r"has no columns that are known; it has 'Frage', 'Antwort', 'Nr'; name them with columns"
+    ):
         csv_rows(tmp_path, text)
     assert pairs(csv_rows(tmp_path, text, columns={"question": "Frage", "answer": "Antwort"})) == [("a", "b")]
     with pytest.raises(SourceError, match=r'columns = {question = "…", answer = "…"}'):
@@ -198,6 +214,7 @@ def test_a_file_that_is_missing_a_folder_or_a_pointer_is_told_apart(tmp_path, na
         read(tmp_path / "f" / name)
     (row,) = csv_rows(tmp_path, "version https://git-lfs.github.com/spec/v1\noid sha256:4d7a\nsize 12345\n", name)
     assert "git lfs pull" in row.reason
+    assert row.text == "version https://git-lfs.github.com/spec/v1\noid sha256:4d7a\nsize 12345\n"
 
 
 @pytest.mark.parametrize(("name", "data", "reason"), [
@@ -232,6 +249,7 @@ def test_a_workbook_is_read_sheet_by_sheet_by_excels_row_numbers(tmp_path):
     assert pairs([rows[0], rows[3]]) == [("a", "5"), ("问", "答")]
     assert rows[0].extra["when"] == "2024-05-01"
     assert reasons(rows) == {"5": "4 cells where the header has 3; mend the row", "6": "an answer is empty"}
+    assert rows[1].text == '["b", 2.5, "", "stray"]'
 
 
 def test_a_merged_cell_holds_for_all_its_rows(tmp_path):
@@ -288,6 +306,39 @@ def test_a_formula_without_a_value_quarantines_its_row_and_says_what_to_do(tmp_p
     says = "the cell {} holds a formula without its value; open the file in Excel and save it"
     assert reasons(rows) == {"2": says.format("B2"), "4": says.format("B4")}
     assert pairs(rows[1:2]) == [("b", "2")]
+
+
+ERRORS = ["#N/A", "#REF!", "#DIV/0!", "#VALUE!", "#NAME?", "#NUM!", "#NULL!"]
+
+
+@pytest.mark.parametrize("error", ERRORS)
+def test_an_error_of_excel_in_a_cell_that_is_used_quarantines_its_row_and_names_the_column(tmp_path, error):
+    sheet = [["question", "answer", "by"], ["a", error, "x"], [error, "b", "x"], ["c", "d", error]]
+    says = "{!r} holds the error {!r} of Excel; mend the formula or write the value"
+    path = workbook(tmp_path / "a.xlsx", {"s": sheet})
+    for rows in (read(path), csv_rows(tmp_path, "\n".join(",".join(row) for row in sheet))):
+        assert reasons(rows) == {"2": says.format("answer", error), "3": says.format("question", error)}
+        assert [error in row.text for row in rows if isinstance(row, Quarantined)] == [True, True]
+        assert pairs(rows[2:]) == [("c", "d")]  # what is not learned from may be one
+        assert rows[2].extra == {"by": error}
+
+
+def test_an_error_of_excel_inside_other_text_is_text(tmp_path):
+    assert pairs(csv_rows(tmp_path, "question,answer\nWhat is #N/A?,It says #N/A.\n")) == [
+        ("What is #N/A?", "It says #N/A.")
+    ]
+
+
+def test_an_error_of_excel_in_a_named_column_quarantines_its_row(tmp_path):
+    rows = csv_rows(tmp_path, "Frage,Antwort\na,#REF!\n", columns={"question": "Frage", "answer": "Antwort"})
+    assert "'Antwort' holds the error '#REF!'" in reasons(rows)["2"]
+
+
+def test_line_breaks_in_cells_are_of_one_kind(tmp_path):
+    rows = csv_rows(tmp_path, 'question,answer\r\n"a\r\nb","c\rd\ne"\r\n')
+    assert pairs(rows) == [("a\nb", "c\nd\ne")]
+    sheet = [["question", "answer"], ["a_x000D_\nb", "c\r\nd_x000D_e"]]
+    assert pairs(read(workbook(tmp_path / "a.xlsx", {"s": sheet}))) == [("a\nb", "c\nd\ne")]
 
 
 def test_a_moment_keeps_its_time_and_a_date_has_none(tmp_path):
@@ -477,12 +528,14 @@ def test_titles_above_the_header_are_quarantined_and_not_taken_for_it(tmp_path):
     said = "a title above the header, which was found in row {}; it is not read"
     rows = read(workbook(tmp_path / "a.xlsx", {"Sales": TITLED}))
     assert reasons(rows) == {"1": said.format(4), "2": said.format(4)}
+    assert [row.text for row in rows[:2]] == ["问答总表", "as of 2024"]
     assert pairs(rows[2:]) == [("问", "答"), ("q", "a")]
     for delimiter in ",;\t":
         lines = [delimiter.join(cell or "" for cell in row) for row in TITLED]
         lines[0] = "文本"  # alone, the name of a column
         rows = csv_rows(tmp_path, "\n".join(lines))
         assert reasons(rows) == {"1": said.format(4), "2": said.format(4)}
+        assert [row.text.strip(delimiter) for row in rows[:2]] == ["文本", "as of 2024"]
         assert pairs(rows[2:]) == [("问", "答"), ("q", "a")]
     rows = csv_rows(tmp_path, "A title\n\nFrage,Antwort\nq,a", columns={"question": "Frage", "answer": "Antwort"})
     assert pairs(rows[1:]) == [("q", "a")]

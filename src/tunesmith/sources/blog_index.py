@@ -18,13 +18,11 @@ from tunesmith.errors import SourceError
 from tunesmith.sources.document import Unread
 from tunesmith.sources.documents import read_bytes
 from tunesmith.sources.example import Origin
-from tunesmith.sources.quarantine import Quarantined
+from tunesmith.sources.quarantine import SHOWN, Quarantined
 from tunesmith.sources.text import Unreadable, decode
 
 LONGEST = 100_000
 """Characters of a line in which links are looked for."""
-SHOWN = 2000
-"""Characters of a line that quarantine keeps."""
 
 
 class Link(NamedTuple):

@@ -8,18 +8,19 @@ import re
 from collections.abc import Callable, Iterator
 from typing import Any
 
+from tunesmith.sources.quarantine import SHOWN
 from tunesmith.sources.text import DAMAGED, json_problem
 
 CHUNK = 1 << 20
 """Bytes read at once."""
 LONGEST = 64 << 20
 """Characters that one value may have."""
-SHOWN = 2_000
-"""Characters that are shown of what cannot be read."""
 
 
 _NEXT = re.compile(r"[,}\n]\s*(?=\{)")
 """Before an object that may be the next of a list."""
+_FIRST_KEY = re.compile(r"""\{\s*["'“]?([^\s"'“”:{}\[\],][^\n"'“”:{}\[\],]{0,99}?)["'”]?[ \t]{0,9}:""")
+"""Of an object, whatever is broken in it."""
 
 
 class Broken(Exception):
@@ -75,20 +76,22 @@ class Cursor:
                 raise TooLong(f"a row has more than {LONGEST:,} characters")
 
     def recover(self, is_good: Callable[[Any], bool]) -> str | None:
-        """Go behind a value that is broken, to the next object that is good and has a key of the value before, and
-        return what was left out; None, without moving, where none follows within a megabyte.
+        """Go behind a value that is broken, to the next object that is good and has a key of the value before (of the
+        first of all: the key that it begins with), and return what was left out; None, without moving, where none
+        follows within a megabyte.
 
         A part of the broken one, such as a turn of it, could be taken for the next but for that key.
         """
-        keys = self._last.keys() if isinstance(self._last, dict) else {}.keys()
         while len(self._text) - self._at < 2 * CHUNK and self._more():
             pass
+        begun = _FIRST_KEY.match(self._text, self._at)
+        keys = set(self._last) if isinstance(self._last, dict) else {begun[1]} if begun else None
         for place in _NEXT.finditer(self._text, self._at + 1, self._at + CHUNK):
             try:
                 value, _ = self._decoder.raw_decode(self._text, place.end())
             except (ValueError, RecursionError):
                 continue
-            if keys & value.keys() and is_good(value):
+            if (keys is None or keys & value.keys()) and is_good(value):
                 text, self._at = self._text[self._at : place.end()], place.end()
                 return text.rstrip(", \t\r\n")
         return None

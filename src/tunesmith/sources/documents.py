@@ -14,8 +14,9 @@ from typing import Any
 from tunesmith.errors import SourceError
 from tunesmith.sources.document import Document, Unread
 from tunesmith.sources.example import Origin
-from tunesmith.sources.quarantine import Quarantined
-from tunesmith.sources.text import Unreadable, decode, encoding_of, source_errors
+from tunesmith.sources.markdown import first_heading, front_matter, one_line, tidy
+from tunesmith.sources.quarantine import SHOWN, Quarantined
+from tunesmith.sources.text import SAMPLE, Unreadable, decode, encoding_of, source_errors, without_path
 
 PLAIN = frozenset({".md", ".markdown", ".txt", ".text", ".rst", ".adoc", ".org", ".tex"})
 CONVERTED = frozenset({".pdf", ".docx", ".pptx", ".html", ".htm", ".epub"})
@@ -56,7 +57,7 @@ def read_document(path: Path, name: str, title: str | None = None) -> Document |
         else:
             refuse_binary(data, "plain text")
             text, own = _without_nuls(decode(data)), None
-        matter, text = _front_matter(_tidy(text))
+        matter, text = front_matter(tidy(text))
         if len(text) > LONGEST:
             raise Unreadable(
                 f"{len(text):,} characters in one document; divide it into files of fewer than {LONGEST:,}"
@@ -68,9 +69,9 @@ def read_document(path: Path, name: str, title: str | None = None) -> Document |
                 else "no text in it; fill it or leave it out"
             )
     except Unreadable as reason:
-        return Quarantined(Origin(name), str(reason))
+        return Quarantined(Origin(name), str(reason), beginning(path))
     heading = None if suffix == ".pdf" else first_heading(text)
-    return Document(text, title or matter or _one_line(own) or heading or Path(name).stem, Origin(name))
+    return Document(text, title or matter or one_line(own) or heading or Path(name).stem, Origin(name))
 
 
 def _without_nuls(text: str) -> str:
@@ -87,8 +88,9 @@ def read_later(file: Unread) -> Document | Quarantined:
     try:
         return read_document(file.path, file.name, file.title or None)
     except SourceError as error:
-        listed = file.listed or Quarantined(Origin(file.name), "")
-        return Quarantined(listed.origin, str(error), listed.text)
+        if file.listed:  # the place is the index's line, which may hold several links
+            return Quarantined(file.listed.origin, str(error), file.listed.text)
+        return Quarantined(Origin(file.name), without_path(error, file.path))
 
 
 def check_zip(path: Path, suffix: str) -> None:
@@ -125,80 +127,24 @@ def refuse_pointer(head: bytes) -> None:
         encoding_of(head)  # which knows what to say about it
 
 
+def beginning(path: Path) -> str:
+    """What quarantine keeps of a file that is not read: how its text begins; nothing of one that is none."""
+    with source_errors(path), path.open("rb") as file:
+        head = file.read(SAMPLE)
+    if head.startswith(tuple(magic for magic, _ in _BINARY)):
+        return ""
+    try:
+        encoding = encoding_of(head)[0]
+    except Unreadable:  # a pointer, or what has no encoding that can be told
+        encoding = "utf-8"
+    return head.decode(encoding, "replace")[:SHOWN].strip("\0")
+
+
 def refuse_binary(head: bytes, what: str) -> None:
     """Raises `Unreadable` for a file that begins as a well-known binary format does."""
     for magic, kind in _BINARY:
         if head.startswith(magic):
             raise Unreadable(f"not {what} but {kind}; give it the right suffix or leave it out")
-
-
-def first_heading(text: str) -> str | None:
-    """The first ATX or Setext heading of a Markdown text that is not inside a code fence."""
-    fence, before = "", ""
-    lines = text.split("\n")
-    for line, below in zip(lines, [*lines[1:], ""], strict=True):
-        if mark := re.match(r" {0,3}(`{3,}|~{3,})", line):
-            if not fence:
-                fence = mark[1]
-            elif mark[1].startswith(fence) and not line.strip(" `~"):
-                fence = ""
-        elif not fence:
-            found = _atx(line) or _setext(before, line, below)
-            if found:
-                return found
-        before = line
-    return None
-
-
-def _atx(line: str) -> str | None:
-    mark = re.match(r" {0,3}#{1,6}[ \t]+(.*)", line)
-    return _plain(re.sub(r"[ \t]#+[ \t]*$", "", mark[1])) if mark else None
-
-
-def _setext(before: str, line: str, below: str) -> str | None:
-    """Only a line that stands alone: a rule below a paragraph is meant as a rule."""
-    alone = not before.strip(" =-~*#`")
-    if alone and re.fullmatch(r" {0,3}(=+|-{2,})[ \t]*", below) and re.match(r" {0,3}\w|[《「“\"(\[]", line):
-        return _plain(line)
-    return None
-
-
-def _plain(heading: str) -> str | None:
-    """A heading's words, without links, emphasis and tags."""
-    heading = re.sub(r"!?\[([^\[\]]*)\]\([^()]*\)", r"\1", heading[:1000])
-    heading = re.sub(r"<[^<>]*>|\*\*|__|`", "", heading)
-    return _one_line(heading)
-
-
-def _one_line(text: str | None) -> str | None:
-    return " ".join(text.split()) or None if text else None
-
-
-def _tidy(text: str) -> str:
-    """One kind of newline; no NUL, no mark, and nothing that UTF-8 cannot say."""
-    text = text.replace("\r\n", "\n").replace("\r", "\n").replace("\f", "\n").replace("\0", "")
-    text = text.removeprefix("\ufeff").encode("utf-8", "replace").decode()
-    return text.strip("\n").rstrip() if text.strip() else ""
-
-
-_MATTER = re.compile(r"---[ \t]*\n(.*?)(?<=\n)(?:---|\.\.\.)[ \t]*(?:\n|\Z)", re.DOTALL)
-
-
-def _front_matter(text: str) -> tuple[str | None, str]:
-    """The title in YAML front matter, and the text without it. Text between two rules is no front matter."""
-    found = _MATTER.match(text)
-    if not found or len(found[1]) > 1 << 16:
-        return None, text
-    lines = found[1].rstrip("\n").split("\n")
-    if not all(re.match(r"\s|$|#|- |[^\s:]+\s*:(\s|$)", line) for line in lines):
-        return None, text
-    title = None
-    for line in lines:
-        if (given := re.match(r"title\s*:\s+(.*)", line, re.IGNORECASE)) and given[1].strip() not in ("", ">", "|"):
-            value = given[1].strip()
-            quoted = re.fullmatch(r"(['\"])(.*)\1", value)
-            title = title or _one_line(quoted[2].replace(quoted[1] * 2, quoted[1]) if quoted else value)
-    return title, _tidy(text[found.end() :])
 
 
 def read_bytes(path: Path) -> bytes:

@@ -6,6 +6,9 @@ from dataclasses import dataclass
 
 from tunesmith.sources.example import Origin
 
+SHOWN = 2_000
+"""Characters that are kept of what is long."""
+
 
 @dataclass(frozen=True)
 class Quarantined:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Iterator
 from itertools import islice
 from pathlib import Path
@@ -16,10 +17,14 @@ from tunesmith.sources.document import Unread
 from tunesmith.sources.example import Example, Origin
 from tunesmith.sources.hub import fetched
 from tunesmith.sources.quarantine import Quarantined
-from tunesmith.sources.text import source_errors
+from tunesmith.sources.text import source_errors, without_path
 
 Item = Example | Unread | Quarantined | rows.Block
 ROWS = (".json", ".jsonl", ".ndjson")
+NO_KIND = (
+    "a file of this kind is not read; save it as Markdown, PDF, CSV, JSON or the like, "
+    'name it with kind = "documents" if it is plain text, or leave it out'
+)
 
 
 def read_source(source: SourceTable, start: Path) -> Iterator[Item]:
@@ -105,12 +110,38 @@ def _folder(source: SourceTable, path: Path, name: str) -> Iterator[Item]:
     found = list(folder.walk(path, name))
     if source.columns and source.kind == "auto" and all(_is_document(item) for item in found):
         raise RecipeError(f"{source.path}: columns goes with rows, and the folder holds none")
+    with_rows = _with_rows(found)
     for item in found:
-        if isinstance(item, tuple) and item[0].name == registry.FILE:
+        if isinstance(item, Quarantined):
+            yield item
+        elif item[0].name == registry.FILE:
             continue  # it says how the files beside it are read
-        yield from [item] if isinstance(item, Quarantined) else _one_of_many(source, *item)
+        elif source.kind != "documents" and item[0].parent in with_rows and _is_about(item[0]):
+            yield Quarantined(Origin(item[1]), ABOUT_ROWS, documents.beginning(item[0]))
+        else:
+            yield from _one_of_many(source, *item)
     if not found:
-        raise SourceError(f"the folder {path} holds no files")
+        raise SourceError(f"the folder {path} holds no files; put some into it, or name another")
+
+
+ABOUT_ROWS = "describes the data beside it, and is not learned; name it as a source of its own to learn it"
+_ABOUT = re.compile(r"(readme|licen[sc]e)([-_.].*)?|(source|notice|changelog|requirements)(\.\w+)?", re.IGNORECASE)
+
+
+def _with_rows(found: list[tuple[Path, str] | Quarantined]) -> set[Path]:
+    """The folders with files of rows in them or below."""
+    files = [item[0] for item in found if not isinstance(item, Quarantined)]
+    return {folder for file in files if _has_rows(file) and file.name != registry.FILE for folder in file.parents}
+
+
+def _has_rows(file: Path) -> bool:
+    return file.suffix.lower() in {*ROWS, *tables.TABLES}
+
+
+def _is_about(file: Path) -> bool:
+    """Whether a file tells of the others, by its name. Among documents it may be one; among rows it is hardly meant,
+    and would be the one text of its kind."""
+    return not _has_rows(file) and _ABOUT.fullmatch(file.name) is not None
 
 
 def _is_document(item: tuple[Path, str] | Quarantined) -> bool:
@@ -122,7 +153,7 @@ def _one_of_many(source: SourceTable, path: Path, name: str) -> Iterator[Item]:
     try:
         yield from _file(source, path, name)
     except SourceError as error:
-        yield Quarantined(Origin(name), str(error))
+        yield Quarantined(Origin(name), without_path(error, path))
 
 
 def _file(source: SourceTable, path: Path, name: str) -> Iterator[Item]:
@@ -134,8 +165,7 @@ def _file(source: SourceTable, path: Path, name: str) -> Iterator[Item]:
     elif source.kind == "rows" or suffix in ROWS:
         yield from _rows(source, path, name)
     else:
-        known = ", ".join(sorted({*ROWS, *tables.TABLES, *documents.DOCUMENTS}))
-        yield Quarantined(Origin(name), f"not a kind of file that is read; those are {known}")
+        yield Quarantined(Origin(name), NO_KIND)
 
 
 def _rows(source: SourceTable, path: Path, name: str) -> Iterator[Item]:

@@ -1,5 +1,7 @@
 """Files of rows in JSON and JSONL, a piece at a time: memory holds the longest row, not the file.
 
+Here the encoding is found and lines are cut; JSON that is not one row a line is read in `arrays`.
+
 A row in a form of `forms` becomes an `Example`; any other, a broken line and a line that is too long
 become `Quarantined`. Nothing is left out without a word.
 """
@@ -7,40 +9,31 @@ become `Quarantined`. Nothing is left out without a word.
 from __future__ import annotations
 
 import codecs
-import json
 import re
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 import orjson
 
 from tunesmith.settings import Column
-from tunesmith.sources.cursor import CHUNK, LONGEST, SHOWN, Broken, Cursor, TooLong
+from tunesmith.sources.arrays import Form, parse, quarantined, read_values
+from tunesmith.sources.cursor import CHUNK, LONGEST
 from tunesmith.sources.example import Example, Origin
-from tunesmith.sources.forms import read_row, with_note
+from tunesmith.sources.forms import read_row, with_notes
 from tunesmith.sources.language import looks_chinese
-from tunesmith.sources.quarantine import Quarantined
+from tunesmith.sources.quarantine import SHOWN, Quarantined
 from tunesmith.sources.text import (
     DAMAGED,
-    HALF,
     NOT_ITS_ENCODING,
     SAMPLE,
     UTF8_RUN,
     Unreadable,
     encoding_of,
     guess_note,
-    json_problem,
     source_errors,
 )  # fmt: skip
-
-LISTS = ("data", "rows", "examples", "train")
-"""Under these keys a JSON object may hold its rows."""
-
-Form = Callable[[Any, Origin], Example]
-"""What makes an Example of one parsed row, or raises `Unreadable`."""
 
 MIXED = "read as GBK, in a file that is otherwise UTF-8; save all of it as UTF-8"
 
@@ -115,7 +108,7 @@ def read_formed(path: Path, name: str, form: Form) -> Iterator[Example | Quarant
         items = _lines(_chunks(path, encoding), name, form, encoding)
     else:
         chunks = _chunks(path, "utf-8") if encoding in _UTF8 else _transcoded(path, encoding)
-        items = _lines(chunks, name, form) if lines else _values(chunks, name, form)
+        items = _lines(chunks, name, form) if lines else read_values(chunks, name, form)
     for item in items:
         empty = False
         yield item
@@ -127,7 +120,7 @@ def read_formed(path: Path, name: str, form: Form) -> Iterator[Example | Quarant
 
 
 def _noting(form: Form, note: str) -> Form:
-    return lambda row, origin: with_note(form(row, origin), note)
+    return lambda row, origin: with_notes(form(row, origin), [note])
 
 
 def _looks_like_lines(sample: bytes) -> bool:
@@ -233,7 +226,7 @@ def _read_lines(data: bytes, line: int, name: str, form: Form) -> Iterator[Examp
         try:
             yield form(row, origin)
         except Unreadable as reason:
-            yield _quarantined(origin, str(reason), raw.decode("utf-8", "replace"))
+            yield quarantined(origin, str(reason), raw.decode("utf-8", "replace"))
 
 
 def _read_slowly(raw: bytes, origin: Origin, form: Form) -> Example | Quarantined:
@@ -243,117 +236,9 @@ def _read_slowly(raw: bytes, origin: Origin, form: Form) -> Example | Quarantine
     except UnicodeDecodeError:
         text = raw.decode("gb18030", "replace")
         if "\ufffd" in text or not looks_chinese(text):
-            return _quarantined(origin, NOT_ITS_ENCODING, raw.decode("utf-8", "replace").strip())
+            return quarantined(origin, NOT_ITS_ENCODING, raw.decode("utf-8", "replace").strip())
         form = _noting(form, MIXED)
     try:
-        return form(_parse(text), origin)
+        return form(parse(text), origin)
     except Unreadable as reason:
-        return _quarantined(origin, str(reason), text)
-
-
-def _parse(text: str) -> Any:
-    try:
-        value = json.loads(text)
-        json.dumps(value, ensure_ascii=False).encode()
-    except UnicodeEncodeError:
-        raise Unreadable(HALF) from None
-    except (ValueError, RecursionError) as error:
-        raise Unreadable(f"broken JSON: {json_problem(error)}") from None
-    return value
-
-
-def _quarantined(origin: Origin, reason: str, text: str) -> Quarantined:
-    if len(text) > SAMPLE:
-        reason, text = f"{reason} (the row has {len(text):,} characters)", text[:SHOWN]
-    return Quarantined(origin, reason, text)
-
-
-def _values(chunks: Iterator[bytes], name: str, form: Form) -> Iterator[Example | Quarantined]:
-    """The rows of JSON that is not one row a line; what follows a break in it is one quarantined row."""
-    cursor = Cursor(chunks)
-    try:
-        while first := cursor.peek():
-            if first == "[":
-                yield from _elements(cursor, name, form)
-            elif first == "{":
-                yield from _object(cursor, name, form)
-            else:
-                yield _element(cursor, name, form)
-    except Broken as error:
-        line = cursor.line
-        text, size = cursor.rest()
-        huge = f", {size:,} characters," if size > SHOWN else ""
-        reason = f"broken JSON: {error}; the rest of the file{huge} cannot be read"
-        yield Quarantined(Origin(name, line), reason, text.replace("\udcff", "\ufffd"))
-
-
-def _elements(cursor: Cursor, name: str, form: Form) -> Iterator[Example | Quarantined]:
-    cursor.skip()
-    while (first := cursor.peek()) != "]":
-        if not first:
-            yield Quarantined(Origin(name, cursor.line), "the array is cut short, its ] is missing; get the whole file")
-            return
-        yield _element_or_broken(cursor, name, form)
-    cursor.skip()
-
-
-def _element_or_broken(cursor: Cursor, name: str, form: Form) -> Example | Quarantined:
-    """A broken row costs itself alone where the next one can be told: by being a row that can be used."""
-
-    def is_row(value: Any) -> bool:
-        try:
-            return bool(form(value, Origin(name)))
-        except Unreadable:
-            return False
-
-    try:
-        return _element(cursor, name, form)
-    except TooLong:
-        raise
-    except Broken as error:
-        line, text = cursor.line, cursor.recover(is_row)
-        if text is None:
-            raise
-        return _quarantined(Origin(name, line), f"broken JSON: {error}", text.replace("\udcff", "\ufffd"))
-
-
-def _element(cursor: Cursor, name: str, form: Form) -> Example | Quarantined:
-    origin = Origin(name, cursor.line)
-    value, text = cursor.value()
-    try:
-        if "\udcff" in text:
-            raise Unreadable(NOT_ITS_ENCODING)
-        return form(_whole(value, text), origin)
-    except Unreadable as reason:
-        return _quarantined(origin, str(reason), text.encode("utf-8", "replace").decode())
-
-
-def _whole(value: Any, text: str) -> Any:
-    """The value, unless an escape in its text makes half a character."""
-    return _parse(text) if "\\ud" in text or "\\uD" in text else value
-
-
-def _object(cursor: Cursor, name: str, form: Form) -> Iterator[Example | Quarantined]:
-    """An object is one row, unless it holds a list of them."""
-    origin, members, listed = Origin(name, cursor.line), {}, False
-    cursor.skip()
-    while (first := cursor.peek()) != "}":
-        if first != '"':
-            raise Broken("an object is cut short" if not first else "a key stands not in double quotation marks")
-        key, _ = cursor.value()
-        if cursor.peek() == "[" and key in LISTS:
-            listed = True
-            yield from _elements(cursor, name, form)
-        else:
-            members[key], _ = cursor.value()
-    cursor.skip()
-    if listed:
-        return
-    try:
-        text = json.dumps(members, ensure_ascii=False)
-    except (ValueError, RecursionError) as error:
-        raise Broken(json_problem(error)) from None
-    try:
-        yield form(_parse(text), origin)
-    except Unreadable as reason:
-        yield _quarantined(origin, str(reason), text.encode("utf-8", "replace").decode())
+        return quarantined(origin, str(reason), text)

@@ -47,8 +47,13 @@ def with_header(rows: Iterator[Row], is_known: Callable[[list[str]], bool]) -> t
     if not first or first[0].reason:
         return (first[0] if first else None), chain(first[1:], rows)
     reason = f"a title above the header, which was found in row {first[at].line}; it is not read"
-    above = [row._replace(cells=(), reason=row.reason or reason) for row in first[:at]]
+    above = [row._replace(cells=(), reason=row.reason or reason, text=row.text or _told(row)) for row in first[:at]]
     return first[at], chain(above, first[at + 1 :], rows)
+
+
+def _told(row: Row) -> str:
+    """The cells of a row that has no columns yet."""
+    return "\t".join(str(cell) for cell in row.cells if not is_blank([cell]))
 
 
 def _width(cells: Sequence[Any]) -> int:

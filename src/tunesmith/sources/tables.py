@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from datetime import date, time
 from functools import partial
@@ -13,13 +14,14 @@ from typing import Any
 
 from tunesmith.errors import RecipeError, SourceError
 from tunesmith.settings import Column
+from tunesmith.sources.columns import plan_of
 from tunesmith.sources.csv_file import read_csv
 from tunesmith.sources.database import read_database
-from tunesmith.sources.documents import refuse_pointer
+from tunesmith.sources.documents import beginning, refuse_pointer
 from tunesmith.sources.example import Example, Origin
-from tunesmith.sources.forms import read_row, with_note
+from tunesmith.sources.forms import read_row, with_notes
 from tunesmith.sources.parquet import read_parquet
-from tunesmith.sources.quarantine import Quarantined
+from tunesmith.sources.quarantine import SHOWN, Quarantined
 from tunesmith.sources.table import BROKEN, LOOKED, Row, Table, clean, is_blank
 from tunesmith.sources.text import Unreadable, guess_note, source_errors
 from tunesmith.sources.workbook import read_workbook
@@ -29,8 +31,6 @@ TITLED = frozenset({".csv", ".tsv", ".xlsx"})
 """Above the header of these, titles may stand."""
 TABLES = TITLED | SQLITE | {".parquet"}
 
-SHOWN = 2000
-"""Characters of a row that quarantine keeps."""
 TRIED = 20
 """Rows that must all fail before a table is taken to have no columns that are known."""
 
@@ -54,7 +54,7 @@ def read_table(path: Path, name: str, columns: Mapping[Column, str], table: str 
         for found in _tables(path, suffix, table, query, partial(_recognised, columns=columns)):
             yield from _examples(found, path, name, columns)
     except Unreadable as reason:
-        yield Quarantined(Origin(name), str(reason))
+        yield Quarantined(Origin(name), str(reason), beginning(path))
 
 
 def _tables(
@@ -73,18 +73,18 @@ def _tables(
 
 def _examples(table: Table, path: Path, name: str, columns: Mapping[Column, str]) -> Iterator[Example | Quarantined]:
     """The table's rows. Where all would fail in the same way, that is said once, and not by each of them."""
-    read = (_example(row, table, name, columns) for row in table.rows if row.reason or not is_blank(row.cells))
+    notes = list(_notes(table, columns))
+    read = (_example(row, table, name, columns, notes) for row in table.rows if row.reason or not is_blank(row.cells))
     first = list(islice(read, TRIED))
-    where = f"{path} [{table.part}]" if table.part else str(path)
     if table.header and not any(isinstance(row, Example) for row in first) and not _recognised(table.header, columns):
         problem = (
-            f"{where} has no columns that are known; it has {', '.join(map(repr, table.header)) or 'none'}. "
-            'Name them: columns = {question = "…", answer = "…"}'
+            f"has no columns that are known; it has {', '.join(map(repr, table.header)) or 'none'}; "
+            'name them with columns = {question = "…", answer = "…"}'
             + (f"; the header is looked for in the first {LOOKED} rows" if path.suffix.lower() in TITLED else "")
         )
         if table.alone:
-            raise SourceError(problem)
-        yield Quarantined(Origin(name, part=table.part), problem)
+            raise SourceError(f"{path} [{table.part}] {problem}" if table.part else f"{path} {problem}")
+        yield Quarantined(Origin(name, part=table.part), f"the sheet {problem}")
     elif not first:
         yield Quarantined(Origin(name, part=table.part), "the table has no rows; fill it or leave it out")
     else:
@@ -102,7 +102,20 @@ def _recognised(header: Sequence[str], columns: Mapping[Column, str]) -> bool:
     return True
 
 
-def _example(row: Row, table: Table, name: str, columns: Mapping[Column, str]) -> Example | Quarantined:
+def _notes(table: Table, columns: Mapping[Column, str]) -> Iterator[str]:
+    """What every row of the table says: that its encoding was guessed, and which column of several alike is used."""
+    if table.guess:
+        yield guess_note(table.guess)
+    for key in plan_of(dict.fromkeys(table.header, ""), columns).keys.values():
+        others = [name for name in table.header if re.fullmatch(rf"{re.escape(key)}_\d+", name, re.IGNORECASE)]
+        if others:
+            listed = " and ".join(f'"{name}"' for name in (key, *others))
+            yield f"of the columns {listed} the first alone is used; take the others out, or name another in columns"
+
+
+def _example(
+    row: Row, table: Table, name: str, columns: Mapping[Column, str], notes: Sequence[str]
+) -> Example | Quarantined:
     origin = Origin(name, row.line, table.part)
     cells = dict(zip(table.header, row.cells, strict=False))
     try:
@@ -110,12 +123,31 @@ def _example(row: Row, table: Table, name: str, columns: Mapping[Column, str]) -
             raise Unreadable(row.reason)
         if len(row.cells) != len(table.header):
             raise Unreadable(f"{len(row.cells)} cells where the header has {len(table.header)}; mend the row")
-        example = read_row({key: _text(_value(cell, key)) for key, cell in cells.items()}, origin, columns)
-        return with_note(example, guess_note(table.guess)) if table.guess else example
+        values = {key: _text(_value(cell, key)) for key, cell in cells.items()}
+        _refuse_errors(values, columns)
+        example = read_row(values, origin, columns)
+        return with_notes(example, notes) if notes else example
     except Unreadable as reason:
-        text = row.text or (json.dumps(cells, ensure_ascii=False, default=str) if cells else "")
+        whole = cells if len(cells) == len(row.cells) else row.cells  # not without what stands behind the header's end
+        text = row.text or (json.dumps(whole, ensure_ascii=False, default=str) if whole else "")
         size = f" (the row has {len(text):,} characters)" if len(text) > SHOWN else ""
         return Quarantined(origin, f"{reason}{size}", clean(text[:SHOWN]))
+
+
+ERRORS = frozenset(
+    {"#N/A", "#REF!", "#DIV/0!", "#VALUE!", "#NAME?", "#NUM!", "#NULL!", "#SPILL!", "#CALC!", "#GETTING_DATA"}
+)
+"""What Excel shows, and writes into CSV, where a formula gave no value."""
+
+
+def _refuse_errors(row: dict[str, Any], columns: Mapping[Column, str]) -> None:
+    """Raises `Unreadable` where a cell that is used holds an error and nothing else: it would be learned as text."""
+    failed = [key for key, cell in row.items() if isinstance(cell, str) and cell[:1] == "#" and cell.strip() in ERRORS]
+    if failed:
+        used = plan_of(row, columns).keys.values()
+        for key in failed:
+            if key in used:
+                raise Unreadable(f"{key!r} holds the error {row[key]!r} of Excel; mend the formula or write the value")
 
 
 def _value(cell: Any, key: str) -> Any:
@@ -125,7 +157,7 @@ def _value(cell: Any, key: str) -> Any:
             raise Unreadable(f"{key!r} holds a zero byte; take it out")
         if not cell.isascii() and BROKEN.search(cell):
             raise Unreadable(f"{key!r} holds bytes that are not in the file's encoding; save it as UTF-8")
-        return cell
+        return cell.replace("\r\n", "\n").replace("\r", "\n") if "\r" in cell else cell
     if isinstance(cell, list):
         return [_value(each, key) for each in cell]
     if isinstance(cell, dict):

@@ -221,3 +221,9 @@ def source_errors(path: Path) -> Iterator[None]:
         raise SourceError(f"{path} is a folder; name the file in it") from None
     except OSError as error:
         raise SourceError(f"{path} cannot be read: {error.strerror}") from None
+
+
+def without_path(error: SourceError, path: Path) -> str:
+    """What is wrong with a file, to be said behind its name."""
+    said = str(error)
+    return f"the file{said.removeprefix(str(path))}" if said.startswith(str(path)) else said

@@ -97,13 +97,13 @@ def _sheet_rows(sheet: Any) -> Iterator[Row]:
 
 
 def _shown(cell: Any) -> Any:
-    """The value; a date as a date, where openpyxl has midnight of it."""
+    """The value; a date as a date, where openpyxl has midnight of it; the line break that Excel spells out as one."""
     from openpyxl.styles.numbers import is_datetime
 
     value = cell.value
     if isinstance(value, datetime) and value.time() == time.min and is_datetime(cell.number_format) == "date":
         return value.date()
-    return value
+    return value.replace("_x000D_", "\r") if isinstance(value, str) else value
 
 
 _MERGED = re.compile(rb'<(?:\w+:)?mergeCell\b[^<>]*?\bref="([A-Z]{1,3})(\d{1,7}):[A-Z]{1,3}(\d{1,7})"')
