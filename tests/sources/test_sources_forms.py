@@ -291,3 +291,10 @@ def test_no_json_object_fails_otherwise_than_with_a_reason(row):
 def test_rows_of_wikisql_say_which_kind_of_source_reads_them(row):
     with pytest.raises(Unreadable, match=r'kind = "wikisql", tables = "train.tables.jsonl"'):
         read_row(row, Origin("rows.jsonl", 1))
+
+
+def test_a_conversation_of_thousands_of_turns_is_not_one_row():
+    turns = [{"role": role, "content": "a"} for _ in range(1000) for role in ("user", "assistant")]
+    assert len(read_row({"messages": turns}, Origin("f", 1)).messages) == 2000
+    with pytest.raises(Unreadable, match="2,001 turns, more than the 2,000 of one row; divide"):
+        read_row({"messages": [*turns, {"role": "user", "content": "a"}]}, Origin("f", 1))

@@ -10,6 +10,8 @@ from tunesmith.sources.rendered import ROLES
 from tunesmith.sources.text import HALF, Unreadable
 
 REASONING = "the reasoning that stands beside an answer was left out"
+MOST = 2_000
+"""Turns of a conversation: a template writes all of them again for each answer."""
 _CALLS = ("function_call", "tool_call", "工具调用")
 
 
@@ -18,6 +20,8 @@ def read_turns(raw: Any, key: str, notes: list[str]) -> list[Message]:
     raw = _parsed(raw, f'"{key}"')
     if not isinstance(raw, list) or not raw:
         raise Unreadable(f'"{key}" must be a list of turns')
+    if len(raw) > MOST:
+        raise Unreadable(f'"{key}" has {len(raw):,} turns, more than the {MOST:,} of one row; divide the conversation')
     return [_turn(turn, key, notes) for turn in raw]
 
 
