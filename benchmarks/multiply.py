@@ -91,11 +91,15 @@ class Arithmetic:
 
         Back, frozen weights need the gradient of their input alone, as many operations as forward; attention needs
         twice as many, the adapter too. The lowest learning layer needs none for its own input. The head only counts
-        where a token is learned.
+        where a token is learned, and so does the last layer's part behind attention.
         """
         arch = self.arch
-        qkv = sum(a * b for a, b in (widths(arch, m) for m in ("q_proj", "k_proj", "v_proj")))
+        qkv, behind = (
+            sum(a * b for a, b in (widths(arch, m) for m in modules))
+            for modules in (("q_proj", "k_proj", "v_proj"), ("o_proj", "gate_proj", "up_proj", "down_proj"))
+        )
         layers = self.trained * (2 * self._forward(length) + self._attention(length)) - 2 * length * qkv
+        layers -= 2 * 2 * (length - learned) * behind
         lora = self.trained * 3 * 2 * length * sum(self.rank * sum(widths(arch, m)) for m in self.modules)
         return layers + lora + 2 * 2 * learned * arch.vocabulary * arch.width
 

@@ -7,8 +7,9 @@ import pytest
 import tiny
 import torch
 
-from tunesmith.engines.base import Batch, LoraShape, iterate_by_padding
+from tunesmith.engines.base import Batch, LoraShape, StepSettings, iterate_by_padding
 from tunesmith.engines.torch_engine import FEW_SHAPES, TorchEngine
+from tunesmith.engines.torch_functions import head_losses, head_slice
 from tunesmith.engines.torch_pack import Packed, pack
 from tunesmith.models.architecture import read_architecture
 
@@ -72,3 +73,30 @@ def test_groups_are_cut_where_that_spares_padding() -> None:
     assert list(iterate_by_padding([7, 7, 7], 1)) == [[0, 1, 2]]
     everything = [i for group in iterate_by_padding(list(range(1, 60)), 40) for i in group]
     assert sorted(everything) == list(range(59))
+
+
+@pytest.mark.parametrize("words", [7, 64, 1000])
+def test_slices_of_the_vocabulary_give_the_loss_and_the_gradient_of_the_whole(words: int) -> None:
+    torch.manual_seed(0)
+    hidden, head, targets = torch.randn(5, 8), torch.randn(99, 8), torch.tensor([0, 98, 7, 63, 64])
+    hidden[0] = 40 * head[0]  # as good as sure
+    known = hidden.double().requires_grad_()
+    losses = torch.nn.functional.cross_entropy(known @ head.double().t(), targets, reduction="none")
+    losses.sum().backward()
+    slices = [head_slice(hidden, targets, head[i : i + words], i, wanted=True) for i in range(0, 99, words)]
+    found, grads = head_losses(slices, targets, head)
+    torch.testing.assert_close(found.double(), losses.detach(), atol=1e-5, rtol=1e-5)
+    assert grads is not None
+    torch.testing.assert_close(grads.double(), known.grad, atol=1e-5, rtol=1e-5)
+
+
+def test_cores_together_measure_and_learn_what_one_alone_does() -> None:
+    folder, rows = tiny.tiny("llama"), tiny.rows(7, seed=3, longest=40)
+    engines = [TorchEngine(folder, read_architecture(folder), "fp32") for _ in range(2)]
+    for engine, cores in zip(engines, (1, 3), strict=True):
+        engine._cores.count = cores
+        engine.add_adapter(LoraShape(rank=4), 0)
+        for step in range(3):
+            engine.step([Batch.of(rows)], StepSettings(step + 1, 1e-2))
+    alone, together = (engine.losses(Batch.of(rows))[0] for engine in engines)
+    np.testing.assert_allclose(together, alone, rtol=1e-4)

@@ -8,9 +8,10 @@ names, and gives Mistral no window). No code of the model folder is run and its 
 from __future__ import annotations
 
 import importlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -155,8 +156,9 @@ class Decoder:
         recompute: bool = False,
         states: mx.array | None = None,
         start: int = 0,
+        at: tuple[mx.array, mx.array] | None = None,
     ) -> mx.array:
-        """Token ids [rows, length] -> normed states [rows, length, width].
+        """Token ids [rows, length] -> normed states [rows, length, width], or [n, width] ``at`` n (rows, places).
 
         Without caches rows are padded on the right; with them ids follow what the caches hold, and
         padding is on the left, as the caches were told. ``recompute`` keeps only what enters each
@@ -167,11 +169,12 @@ class Decoder:
         x = self.embed(ids) if states is None else states
         masks = {w: _mask(ids.shape[1], w, caches) for w in set(self.arch.windows)}
         for i in range(start, self.arch.layers):
-            layer, window = self.layer(i), self.arch.windows[i]
-            if recompute and self.lora:
-                x = _recomputed(layer, i, self.lora, x, masks[window])
+            layer, mask = self.layer(i), masks[self.arch.windows[i]]
+            if at is not None and i == self.arch.layers - 1:
+                run = partial(_last, layer, mask, at, self.arch.sandwich_norms)
             else:
-                x = layer(x, masks[window], caches[i] if caches else None)
+                run = partial(layer, mask=mask, cache=caches[i] if caches else None)
+            x = _recomputed(run, i, self.lora, x) if recompute and self.lora else run(x)
             if i < self._above:  # the next one takes its place in memory
                 mx.eval(x)
                 self.forget(i)
@@ -200,14 +203,25 @@ class Decoder:
         return mx.checkpoint(losses)(hidden)
 
 
-def _recomputed(layer: Any, index: int, lora: Adapter, x: mx.array, mask: mx.array | str) -> mx.array:
+def _last(layer: Any, mask: mx.array | str, at: tuple[mx.array, mx.array], sandwich: bool, x: mx.array) -> mx.array:
+    """The last layer, whose states nobody looks at but ``at`` some places: its MLP is spared the others. As mlx-lm's
+    layers compute it, in the types that we have."""
+    attended = layer.self_attn(layer.input_layernorm(x), mask, None)[at]
+    if not sandwich:
+        x = x[at] + attended
+        return x + layer.mlp(layer.post_attention_layernorm(x))
+    x = x[at] + layer.post_attention_layernorm(attended)
+    return x + layer.post_feedforward_layernorm(layer.mlp(layer.pre_feedforward_layernorm(x)))
+
+
+def _recomputed(layer: Callable[[mx.array], mx.array], index: int, lora: Adapter, x: mx.array) -> mx.array:
     """One layer as a function of its own adapter arrays and ``x``: what `mx.checkpoint` can differentiate."""
     mine = f"{adapter.PREFIX}{index}."
 
     def run(arrays: dict[str, mx.array], x: mx.array) -> mx.array:
         before, lora.arrays = lora.arrays, arrays
         try:
-            return layer(x, mask, None)
+            return layer(x)
         finally:
             lora.arrays = before
 

@@ -119,9 +119,9 @@ class MlxEngine:
         rows, before = np.nonzero(batch.learn[:, 1:])  # the state before a token predicts it
         states = None if batch.states is None else _states(batch.states, self._decoder.dtype)
         start = 0 if states is None else trained_layers(self._decoder.arch, self._adapter().shape).start
-        hidden = self._decoder.hidden(mx.array(batch.ids), recompute=recompute, states=states, start=start)
-        picked = hidden[mx.array(rows), mx.array(before)]
-        return self._decoder.token_losses(picked, mx.array(batch.ids[rows, before + 1]))
+        at = mx.array(rows), mx.array(before)
+        hidden = self._decoder.hidden(mx.array(batch.ids), recompute=recompute, states=states, start=start, at=at)
+        return self._decoder.token_losses(hidden, mx.array(batch.ids[rows, before + 1]))
 
     def prefix(self, rows: Sequence[np.ndarray]) -> list[np.ndarray]:
         lowest = trained_layers(self._decoder.arch, self._adapter().shape).start

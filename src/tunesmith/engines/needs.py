@@ -13,8 +13,8 @@ from tunesmith.engines.adapter import GROUPS, elements, trained_layers, widths
 from tunesmith.engines.base import LoraShape, Precision
 from tunesmith.models.architecture import Architecture
 
-HEAD_ROWS = 128
-"""Positions whose logits the torch engine holds at one time: 128 x 49,152 x 4 bytes = 25 MB."""
+HEAD_ROWS, HEAD_WORDS = 256, 6144
+"""Predictions and words of the vocabulary whose logits one core holds at one time: they stay in its cache."""
 MOST_TOKENS = 512
 """A core takes no more tokens at once, whatever the batch: that bounds memory, and costs no speed."""
 SCORES = 2**21
@@ -86,8 +86,9 @@ def needs(arch: Architecture, training: Training) -> Needs:
         else _mlx(arch, training, layers, size, weights)
     )
     rows = min(training.learned, HEAD_ROWS if training.engine == "torch" else HEAD_BYTES // 4 // arch.vocabulary)
+    words = _words(arch, training) if training.engine == "torch" else arch.vocabulary
     matrix = 2 * arch.mlp_width * arch.width * size
-    buffers = [(ends, "the embedding"), (matrix, "the matrix of an MLP"), (4 * rows * arch.vocabulary, "the logits")]
+    buffers = [(ends, "the embedding"), (matrix, "the matrix of an MLP"), (4 * rows * words, "the logits")]
     most, name = max(buffers)
     return Needs(
         program=PROGRAM[training.engine],
@@ -117,7 +118,12 @@ def _torch(arch: Architecture, training: Training, layers: int, size: int) -> _P
     scores = 4 * max(arch.heads // arch.kv_heads * square, min(SCORES, arch.heads * square)) + square  # and the mask
     activations = cores * (tokens * (layers * _kept_by_torch(arch, training.shape) + passing) + scores) * size
     adapter = _stacked(arch, training.shape, 16 + cores * 2 * size)
-    return _Parts(adapter, activations, cores * arch.vocabulary * (8 + 2 * size))
+    return _Parts(adapter, activations, training.cores * _words(arch, training) * (4 + 2 * size))
+
+
+def _words(arch: Architecture, training: Training) -> int:
+    """Words whose logits one core holds; a graphics processor takes all of them."""
+    return arch.vocabulary if training.cores == 1 else min(HEAD_WORDS, arch.vocabulary)
 
 
 def _stacked(arch: Architecture, shape: LoraShape, each: int) -> int:

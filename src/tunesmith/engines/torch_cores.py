@@ -38,6 +38,10 @@ class Cores:
             else:
                 yield from self._pool(min(len(jobs), self.count)).map(do, jobs)
 
+    def rounds(self, jobs: Sequence[Job]) -> Iterator[Sequence[Job]]:
+        """As many jobs together as the cores do at once."""
+        return (jobs[i : i + self.count] for i in range(0, len(jobs), self.count))
+
     def _pool(self, threads: int) -> ThreadPoolExecutor:
         if threads not in self._pools:
             inner = max(1, self.count // threads)

@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from tunesmith.engines.adapter import GROUPS
-from tunesmith.engines.torch_functions import Attention, Gated, HeadLoss, LoraLinear, Places, RmsNorm, turn
+from tunesmith.engines.torch_functions import Attention, Gated, LoraLinear, Places, RmsNorm, turn
 from tunesmith.engines.torch_pack import Packed
 from tunesmith.models.architecture import Architecture, Rope
 from tunesmith.models.weights import tensor_index
@@ -105,30 +105,31 @@ class Decoder:
 
     # -- forward ---------------------------------------------------------------------------------
 
-    def hidden(self, packed: Packed, updates: Updates, start: int = 0) -> Tensor:
+    def hidden(self, packed: Packed, updates: Updates, start: int = 0, at: Tensor | None = None) -> Tensor:
         """Last hidden states [tokens, width], the final norm applied; from layer ``start`` on when the states that
-        enter it are known."""
+        enter it are known. Only those ``at`` some positions, where that is all that is asked for."""
         x = self.embed(packed.ids) if packed.states is None else packed.states
-        for i in range(0 if packed.states is None else start, self.arch.layers):
+        last = self.arch.layers - 1
+        for i in range(0 if packed.states is None else start, last):
             x = self.advance(x, packed, i, self.layer(i), updates)
+        x = self.advance(x, packed, last, self.layer(last), updates, at)
         return RmsNorm.apply(x, self.norm, self.arch.norm_eps)
 
-    def advance(self, x: Tensor, packed: Packed, i: int, layer: Layer, updates: Updates) -> Tensor:
-        """States [tokens, width] behind layer ``i``, of those before it."""
+    def advance(
+        self, x: Tensor, packed: Packed, i: int, layer: Layer, updates: Updates, at: Tensor | None = None
+    ) -> Tensor:
+        """States [tokens, width] behind layer ``i``, of those before it; behind the last layer nobody looks at the
+        others than those ``at`` which something is predicted, so its MLP is spared them."""
         rope, window = self.arch.rope_of(i), self.arch.windows[i]
         where = [
             Places(block, self._mask(block.length, window), *self._rotation(rope, block.length))
             for block in packed.blocks
         ]
         q, k, v = self._queries(x, i, layer, updates, (len(x),))
-        return self._rest(x, Attention.apply(q, k, v, where, self.arch.query_scale), i, layer, updates)
-
-    def losses(self, packed: Packed, updates: Updates, start: int = 0) -> tuple[Tensor, Tensor]:
-        """Negative log-likelihood (float32, nats) of every learned token, and the row each is of; see `hidden`."""
-        (at,) = packed.learn.nonzero(as_tuple=True)
-        hidden = self.hidden(packed, updates, start)
-        # The token before predicts it; a row's first is never learned.
-        return HeadLoss.apply(hidden, at - 1, packed.ids[at], self.head), packed.row[at]
+        attended = Attention.apply(q, k, v, where, self.arch.query_scale)
+        if at is not None:
+            x, attended = x.index_select(0, at), attended.index_select(0, at)
+        return self._rest(x, attended, i, layer, updates)
 
     def read(self, ids: Tensor, pads: Tensor, cache: Cache, updates: Updates) -> Tensor:
         """Logits [rows, vocabulary] after the last of ids [rows, n], which the cache takes in.

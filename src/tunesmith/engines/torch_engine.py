@@ -23,9 +23,10 @@ from tunesmith.engines.base import (
     iterate_by_tokens,
     peak_memory,
 )
-from tunesmith.engines.needs import MOST_TOKENS
+from tunesmith.engines.needs import HEAD_ROWS, HEAD_WORDS, MOST_TOKENS
 from tunesmith.engines.torch_cores import Cores, memory_errors
 from tunesmith.engines.torch_decoder import Decoder, Layer, Update, Updates
+from tunesmith.engines.torch_functions import head_losses, head_slice
 from tunesmith.engines.torch_generate import Picker, continue_prompts
 from tunesmith.engines.torch_pack import Packed, pack
 from tunesmith.errors import EngineError, TrainingError
@@ -37,8 +38,9 @@ FEW_SHAPES = 16
 """Lengths are padded to a multiple of that: for every new shape of a matrix product the CPU library
 writes new machine code, which takes longer than the product and is kept in memory. Without it steps on
 rows of all lengths took twice as long, and memory grew by 100 MB with each."""
-os.environ.setdefault("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "64")
-"""Of what that code keeps, for so many products: else a gigabyte in an hour. Read at the first product."""
+os.environ.setdefault("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "512")
+"""That code is kept for so many products. Fewer are written again and again: with 64 a step of four layers took half
+as long again. Read at the first product."""
 MOMENTS = {"m": "exp_avg", "v": "exp_avg_sq"}
 Cut = Callable[[Tensor, Tensor], Tensor]
 DTYPES = {"bf16": torch.bfloat16, "fp32": torch.float32}
@@ -146,24 +148,44 @@ class TorchEngine:
         if not learned:
             raise TrainingError(f"step {settings.step} has no token to learn; check the rows with `tunesmith check`")
         work = [
-            (self._packed(batch, rows), self._generator(settings, i, j))
+            (batch, rows, self._generator(settings, i, j))
             for i, batch in enumerate(micro_batches)
             for j, rows in enumerate(self._parts(batch))
         ]
         total = 0.0
-        for loss, updates in self._cores.each(lambda job: self._gradients(*job, learned), work):
-            total += loss
-            for place, update in updates.items():
-                self._trained[place].add(update)
-        return StepResult(total, self._update(settings), learned)
+        for jobs in self._cores.rounds(work):
+            ahead = list(self._cores.each(self._ahead, jobs))
+            measured = self._head([packed for packed, _, _ in ahead], [hidden for _, hidden, _ in ahead], wanted=True)
+            list(self._cores.each(lambda job: _back(*job, learned), list(zip(ahead, measured, strict=True))))
+            total += sum(losses.double().sum().item() for losses, _ in measured)
+            for _, _, updates in ahead:
+                for place, update in updates.items():
+                    self._trained[place].add(update)
+        return StepResult(total / learned, self._update(settings), learned)
 
-    def _gradients(self, rows: Packed, generator: torch.Generator | None, learned: int) -> tuple[float, Updates]:
-        """These rows' part of the mean loss; its gradients are left on the updates."""
-        updates = self._updates(generator, wanted=True)
-        losses, _ = self.decoder.losses(rows, updates, self._lowest())
-        loss = losses.sum() / learned
-        loss.backward()
-        return loss.item(), updates
+    def _ahead(self, job: tuple[Batch, list[int], torch.Generator | None]) -> tuple[Packed, Tensor, Updates]:
+        """Some rows, what their predictions are made of, and the updates that will collect the gradients."""
+        batch, rows, generator = job
+        packed, updates = self._packed(batch, rows), self._updates(generator, wanted=True)
+        return packed, self.decoder.hidden(packed, updates, self._lowest(), packed.at), updates
+
+    @torch.no_grad()
+    def _head(
+        self, packs: Sequence[Packed], hidden: Sequence[Tensor], *, wanted: bool = False
+    ) -> list[tuple[Tensor, Tensor | None]]:
+        """Of every pack the losses of its predictions (float32, nats) and, if ``wanted``, their gradients for hidden
+        [predictions, width]. The cores divide the vocabulary, or each of them would have to read all of it."""
+        head, sizes = self.decoder.head, [len(packed.at) for packed in packs]
+        words = HEAD_WORDS if self._cores.count > 1 else len(head)
+        states, targets = torch.cat(list(hidden)), torch.cat([packed.ids[packed.at + 1] for packed in packs])
+        losses, grads = list[Tensor](), list[Tensor]()
+        for some, wished in zip(states.split(HEAD_ROWS), targets.split(HEAD_ROWS), strict=True):
+            jobs = [(some, wished, head[i : i + words], i, wanted) for i in range(0, len(head), words)]
+            loss, grad = head_losses(list(self._cores.each(lambda job: head_slice(*job), jobs)), wished, head)
+            losses.append(loss)
+            grads += [] if grad is None else [grad]
+        by_pack = torch.cat(losses).split(sizes), torch.cat(grads).split(sizes) if wanted else [None] * len(packs)
+        return [(loss[: int(packed.learn.sum())], grad) for packed, loss, grad in zip(packs, *by_pack, strict=True)]
 
     def _parts(self, batch: Batch) -> list[list[int]]:
         """The rows that learn, in parts of about as many tokens each: one or more for each core that
@@ -229,16 +251,19 @@ class TorchEngine:
     # -- measuring and generating ----------------------------------------------------------------
 
     def losses(self, batch: Batch, *, adapter: bool = True) -> tuple[np.ndarray, np.ndarray]:
-        summed, updates, parts = np.zeros(len(batch.ids)), self._updates(adapter=adapter), self._parts(batch)
-        measure = self._cores.each(lambda rows: self._losses(self._packed(batch, rows), updates, len(rows)), parts)
-        for rows, losses in zip(parts, measure, strict=True):
-            summed[rows] = losses
+        summed, updates = np.zeros(len(batch.ids)), self._updates(adapter=adapter)
+        for parts in self._cores.rounds(self._parts(batch)):
+            packs = [self._packed(batch, rows) for rows in parts]
+            hidden = list(self._cores.each(lambda packed: self._predicting(packed, updates), packs))
+            for rows, packed, (losses, _) in zip(parts, packs, self._head(packs, hidden), strict=True):
+                np.add.at(
+                    summed, np.asarray(rows)[packed.row[packed.learn].cpu().numpy()], losses.double().cpu().numpy()
+                )
         return summed, batch.learn.sum(1).astype(np.int64)
 
     @torch.no_grad()
-    def _losses(self, packed: Packed, updates: Updates, count: int) -> np.ndarray:
-        losses, rows = self.decoder.losses(packed, updates, self._lowest())
-        return torch.zeros(count, dtype=torch.float64).index_add_(0, rows.cpu(), losses.double().cpu()).numpy()
+    def _predicting(self, packed: Packed, updates: Updates) -> Tensor:
+        return self.decoder.hidden(packed, updates, self._lowest(), packed.at)
 
     @torch.no_grad()
     def logits(self, ids: Sequence[int], *, adapter: bool = True) -> np.ndarray:
@@ -340,6 +365,14 @@ def fastest_dtype(device: torch.device) -> Precision:
     if device.type == "cuda":
         return "bf16" if torch.cuda.is_bf16_supported(including_emulation=False) else "fp32"
     return "bf16" if torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported() else "fp32"
+
+
+def _back(ahead: tuple[Packed, Tensor, Updates], measured: tuple[Tensor, Tensor | None], learned: int) -> None:
+    """Leaves the gradients of the mean loss over ``learned`` predictions on the updates."""
+    (_, hidden, _), (losses, grad) = ahead, measured
+    assert grad is not None
+    grad[len(losses) :] = 0  # padding
+    hidden.backward(grad.div_(learned).to(hidden.dtype))
 
 
 def _unlearned(rows: Sequence[np.ndarray]) -> Batch:

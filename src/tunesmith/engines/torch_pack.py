@@ -32,6 +32,9 @@ class Packed:
     learn: Tensor
     row: Tensor
     blocks: list[Block]
+    at: Tensor
+    """int64 [predictions], the positions behind which a learned token stands; their number is padded, too, with the
+    first position."""
     states: Tensor | None = None
     """What enters the lowest trained layer [tokens, width], where it is known."""
 
@@ -47,11 +50,14 @@ def pack(batch: Batch, rows: Sequence[int], multiple: int, device: torch.device)
         parts.append(np.zeros((rest, *whole.shape[2:]), whole.dtype))
         return torch.from_numpy(np.concatenate(parts)).to(device)
 
+    learn = joined(batch.learn)
+    (at,) = learn.nonzero(as_tuple=True)  # a row's first is never learned: nothing predicts it
     return Packed(
         ids=joined(batch.ids).long(),
-        learn=joined(batch.learn),
+        learn=learn,
         row=torch.tensor(np.repeat(order, [lengths[i] for i in order]).tolist() + [0] * rest, device=device),
         blocks=_blocks([lengths[i] for i in order], multiple),
+        at=torch.cat([at - 1, at.new_zeros(-len(at) % multiple)]),
         states=None if batch.states is None else joined(batch.states),
     )
 
