@@ -123,6 +123,13 @@ def test_rows_that_should_stay_as_they_are_are_named_when_they_are_permuted(qwen
     assert [cause.name for cause in causes] == ["q/k permutation not wanted"]
 
 
+@pytest.mark.parametrize(("names", "more"), [("blk.0.ffn_up", ""), (".ffn_up", " The same goes for 1 more.")])
+def test_of_several_wrong_tensors_the_others_are_counted(llama: Tiny, tmp_path: Path, names: str, more: str) -> None:
+    wrong = rewrite(llama.gguf, tmp_path / "wrong.gguf", change=on(names, np.zeros_like))
+    [cause] = tensor_causes(read_gguf(wrong), llama.base, llama.adapter)
+    assert cause.sentence == f"blk.0.ffn_up.weight is all zeros in the file, and in the trained model it is not.{more}"
+
+
 def test_a_tensor_that_is_no_number_is_named(llama: Tiny, tmp_path: Path) -> None:
     def broken(data: np.ndarray) -> np.ndarray:
         return np.where(np.arange(data.size).reshape(data.shape) == 7, np.nan, data)

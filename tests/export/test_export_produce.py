@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import shutil
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -49,9 +51,18 @@ def trained(tmp_path_factory: pytest.TempPathFactory, tiny_model: Path) -> Path:
     return folder / "sums"
 
 
-def export(run: Path, *formats: str) -> list[Progress]:
-    folder, recipe = stages.open_run(run, None, {"export.formats": list(formats)})
+def export(run: Path, *formats: str, **settings: Any) -> list[Progress]:
+    overrides = {f"export.proof.{name}": value for name, value in settings.items()}
+    folder, recipe = stages.open_run(run, None, {"export.formats": list(formats), **overrides})
     return list(stages.run(folder, recipe, stages=("export",)))
+
+
+def said(events: list[Progress]) -> str:
+    return " ".join(event.message for event in events)
+
+
+def unwritten(run: Path, kind: str) -> None:
+    (run / "export" / f"sums-{kind}.gguf").unlink(missing_ok=True)
 
 
 def test_a_gguf_comes_with_its_proof_and_a_modelfile(trained):
@@ -71,6 +82,89 @@ def test_what_was_exported_is_not_made_again(trained):
     before = (trained / "export" / "sums-f16.gguf").stat().st_mtime_ns
     assert [e.message for e in export(trained, "gguf:f16")] == ["unchanged"]
     assert (trained / "export" / "sums-f16.gguf").stat().st_mtime_ns == before
+
+
+def test_what_was_taken_away_or_cut_short_is_written_again(trained):
+    export(trained, "gguf:f16", "merged")
+    gguf, merged = trained / "export" / "sums-f16.gguf", trained / "export" / "merged"
+    whole = gguf.read_bytes()
+    gguf.write_bytes(whole[:-5000])
+    shutil.rmtree(merged)
+    export(trained, "gguf:f16", "merged")
+    assert gguf.read_bytes() == whole
+    assert merged.is_dir()
+    assert said(export(trained, "gguf:f16", "merged")) == "unchanged"
+
+
+def test_an_export_by_hand_leaves_the_recipe_of_the_run_alone(trained):
+    recipe = (trained / "recipe.toml").read_bytes()
+    export(trained, "lora")
+    assert (trained / "recipe.toml").read_bytes() == recipe
+    assert RunFolder(trained).recipe().export.formats == ()
+    folder, resolved = stages.open_run(trained)
+    assert "export" not in {event.stage for event in stages.run(folder, resolved)}
+
+
+def test_after_ollama_refused_the_proof_of_the_unchanged_file_is_not_measured_again(trained, tmp_path, monkeypatch):
+    unwritten(trained, "f16")
+    with FakeOllama(tmp_path) as ollama:
+        monkeypatch.setenv("OLLAMA_HOST", ollama.host)
+        ollama.refuse_create = "unsupported architecture"
+        with pytest.raises(EngineError, match="unsupported architecture"):
+            export(trained, "gguf:f16", "ollama:again")
+        monkeypatch.setattr(produce, "prove", None)
+        monkeypatch.setattr(produce, "write_gguf", None)
+        ollama.refuse_create = ""
+        events = export(trained, "gguf:f16", "ollama:again")
+        assert "again:latest" in ollama.models
+    assert f"proof from {trained / 'export' / 'proof.json'}, unchanged: holds" in said(events)
+
+
+def test_a_proof_that_failed_is_not_measured_again_either(trained, monkeypatch):
+    for _ in range(2):
+        with pytest.raises(CheckFailed, match=r"mean KL .* \(at most 1e-12\)"):
+            export(trained, "gguf:f16", limits={"f16": {"kl": 1e-12}})
+        monkeypatch.setattr(produce, "prove", None)
+
+
+def exporting_of(run: Path, overrides: dict[str, Any] | None = None) -> Any:
+    folder, recipe = stages.open_run(run, None, overrides)
+    return stages._Work(folder, recipe, lambda: False, lambda _: None).exporting()
+
+
+@pytest.mark.parametrize("file", ["export/sums-f16.gguf", "adapter/adapter_config.json", "dataset/test.jsonl"])
+def test_a_proof_holds_no_longer_when_a_file_has_changed_that_decides_it(trained, file):
+    export(trained, "gguf:f16")
+    assert exporting_of(trained).is_there(Formats(("f16",)))
+    before = (trained / file).read_bytes()
+    (trained / file).write_bytes(before + b"\n")
+    try:
+        assert not exporting_of(trained).is_there(Formats(("f16",)))
+    finally:
+        (trained / file).write_bytes(before)
+
+
+def test_a_proof_holds_no_longer_for_other_limits_or_another_base(trained):
+    export(trained, "gguf:f16")
+    limits = exporting_of(trained, {"export.proof.limits": {"f16": {"kl": 1e-4}}})
+    base = exporting_of(trained)
+    base.base = replace(base.base, hash="0" * 64)
+    for exporting in (limits, base):
+        assert not exporting.is_there(Formats(("f16",)))
+
+
+def test_prove_always_measures(trained):
+    export(trained, "gguf:f16")
+    told: list[Progress] = []
+    events = list(stages.prove(RunFolder(trained), [trained / "export" / "sums-f16.gguf"], told.append))
+    assert [event.message for event in events] == ["proof holds"]
+    assert "answers of the file" in said(told)
+
+
+def test_a_coarse_kind_that_fails_is_answered_by_a_fine_one_that_held(trained):
+    with pytest.raises(CheckFailed, match=r"sums-q8_0.gguf .* mean KL .* \(at most 1e-12\): .*; take f16, which held"):
+        export(trained, "gguf:q8_0", "gguf:f16", limits={"q8_0": {"kl": 1e-12}})
+    unwritten(trained, "q8_0")
 
 
 def test_an_export_stops_in_the_middle_when_it_is_told_to_and_leaves_no_half_file(trained):

@@ -20,7 +20,8 @@ from tunesmith.cli.console import print_json, standard_error, standard_output
 from tunesmith.cli.edge import CONTINUES, UsageError, two_interrupts
 from tunesmith.cli.fit_table import fit_table, fit_values
 from tunesmith.cli.init import CHOICES, Like, write_recipe
-from tunesmith.cli.tables import ResultsTable, proof_table, report_table, side_by_side, token_legend, token_rows
+from tunesmith.cli.proof_table import proof_table
+from tunesmith.cli.tables import ResultsTable, report_table, side_by_side, token_legend, token_rows
 from tunesmith.cli.view import View
 from tunesmith.errors import CheckFailed
 from tunesmith.run import STAGES

@@ -10,6 +10,8 @@ from tunesmith.settings import GgufKind
 
 KINDS: tuple[GgufKind, ...] = get_args(GgufKind)
 USUAL: GgufKind = "q4_k_m"
+EXPORTING = 1
+"""Counts up when exporting changes what it writes or how it is proved: then older files are made again."""
 TARGETS = ("gguf", "lora", "merged", "mlx", "mlx-lora", "ollama", "lmstudio")
 
 
