@@ -338,7 +338,9 @@ class _Work:
             )
             if self.stopped:
                 return
-        evaluation = Evaluation(engine, self.chat, self.recipe.evaluate, self.recipe.folder(), rows, tokens, prefix)
+        evaluation = Evaluation(
+            engine, self.chat, self.recipe.evaluate, self.recipe.folder(), rows, tokens, prefix, self._heard
+        )
         yield from evaluation.run(candidates)
         files.write_jsonl(self.folder.evaluation / "samples.jsonl", evaluation.samples)
         files.write_json(self.folder.evaluation / "results.json", evaluation.results)
