@@ -171,8 +171,8 @@ class _Work:
             self.folder.retire_training()
         elif other:
             raise RunError(
-                f"{self.folder} holds a training with other settings or rows; "
-                "give --fresh to replace it, or --run FOLDER to begin beside it"
+                f"{self.folder} holds a training with other settings or rows; `tunesmith run` replaces it with "
+                "--fresh, or begins beside it with --run FOLDER"
             )
 
     # -- the stages ------------------------------------------------------------------------------
@@ -453,10 +453,10 @@ def prove(folder: RunFolder, ggufs: list[Path], notify: Notify = lambda _: None)
 
     The proofs are in export/proof.json. Raises `RunError` when there is none to prove.
     """
+    exporting = _Work(folder, folder.recipe(), lambda: False, notify).exporting()
     ggufs = ggufs or sorted(p for p in folder.export.glob("*.gguf") if not p.name.endswith("-lora.gguf"))
     if not ggufs:
         raise RunError(f"{folder} has no GGUF to prove; `tunesmith export {folder}` writes one")
-    exporting = _Work(folder, folder.recipe(), lambda: False, notify).exporting()
     with folder.lock():
         for gguf in ggufs:
             for progress in exporting.prove(gguf):

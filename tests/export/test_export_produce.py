@@ -4,17 +4,22 @@ from __future__ import annotations
 
 import json
 import shutil
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from fake_ollama import FakeOllama
+from safetensors.numpy import load, save
 from tiny_chat import write_rows
 
 from tunesmith import stages
+from tunesmith.cli import console, hand_over
 from tunesmith.cli.app import call
-from tunesmith.errors import CheckFailed, EngineError, RecipeError, RunError
+from tunesmith.cli.edge import exit_status
+from tunesmith.errors import CheckFailed, EngineError, ModelError, RecipeError, RunError
 from tunesmith.export import produce
 from tunesmith.export.formats import Formats, parse_formats
 from tunesmith.progress import Progress
@@ -49,6 +54,13 @@ def trained(tmp_path_factory: pytest.TempPathFactory, tiny_model: Path) -> Path:
     for _ in stages.run(run, recipe):
         pass
     return folder / "sums"
+
+
+@pytest.fixture(autouse=True)
+def fresh_consoles() -> Iterator[None]:
+    yield
+    console.standard_output.cache_clear()
+    console.standard_error.cache_clear()
 
 
 def export(run: Path, *formats: str, **settings: Any) -> list[Progress]:
@@ -225,6 +237,67 @@ def test_prove_can_be_run_alone_and_on_another_file(trained, tmp_path):
     assert "copy.gguf" in {p["gguf"] for p in stages.proofs(RunFolder(trained))}
 
 
+def test_an_adapter_of_another_base_is_refused_before_a_model_is_loaded(trained, monkeypatch):
+    export(trained, "gguf:f16")
+    adapter = trained / "adapter" / "adapter_model.safetensors"
+    before = adapter.read_bytes()
+    wider = {name: np.repeat(array, 2, axis=-1) if "lora_A" in name else array for name, array in load(before).items()}
+    monkeypatch.setattr("tunesmith.engines.choose.open_engine", None)
+    adapter.write_bytes(save(wider))
+    try:
+        for refused in (lambda: export(trained, "gguf:bf16"), lambda: list(stages.prove(RunFolder(trained), []))):
+            with pytest.raises(ModelError, match=r"was trained on another base: its .* is 32 x 128"):
+                refused()
+    finally:
+        adapter.write_bytes(before)
+    assert not (trained / "export" / "sums-bf16.gguf").exists()
+
+
+def test_what_ends_an_export_anyway_is_said_before_anything_is_written(trained, tmp_path, monkeypatch):
+    unwritten(trained, "bf16")
+    monkeypatch.setattr(produce, "write_gguf", None)
+    monkeypatch.setattr(Path, "home", lambda: tmp_path)
+    with pytest.raises(EngineError, match="LM Studio was not found"):
+        export(trained, "gguf:bf16", "lmstudio")
+    with FakeOllama(tmp_path) as ollama:
+        monkeypatch.setenv("OLLAMA_HOST", ollama.host)
+        ollama.version = "0.5.4"
+        with pytest.raises(EngineError, match=r"0\.5\.5 is the least"):
+            export(trained, "gguf:bf16", "ollama:old")
+    monkeypatch.setattr(produce.prepare, "read", lambda *_: iter(()))
+    with pytest.raises(RunError, match="no held-out rows"):
+        export(trained, "gguf:bf16")
+
+
+@pytest.mark.parametrize(
+    ("name", "error"), [("gguf:q3", RecipeError), ("ollama", RecipeError), ("ollama:my model", ModelError)]
+)
+def test_a_format_that_cannot_be_is_said_before_hours_of_training(name, error, tmp_path, tiny_model):
+    write_rows(tmp_path / "rows.jsonl", 60)
+    (tmp_path / "sums.toml").write_text(RECIPE.format(model=tiny_model))
+    run, recipe = stages.open_run(tmp_path / "sums.toml", tmp_path / "run", {"export.formats": [name]})
+    with pytest.raises(error):
+        list(stages.run(run, recipe))
+    assert not run.path.exists()
+
+
+def test_what_is_no_run_has_nothing_to_prove(tmp_path):
+    with pytest.raises(RunError, match="is no run folder"):
+        list(stages.prove(RunFolder(tmp_path), []))
+
+
+def test_a_damaged_proof_file_is_one_sentence(trained):
+    export(trained, "gguf:f16")
+    path = trained / "export" / "proof.json"
+    before = path.read_bytes()
+    path.write_text("[{")
+    try:
+        with pytest.raises(RunError, match=r"proof\.json is damaged; delete it"):
+            export(trained, "gguf:f16")
+    finally:
+        path.write_bytes(before)
+
+
 def test_a_run_trained_on_another_base_is_refused(trained, tmp_path):
     run = RunFolder(trained)
     model = run.manifest()["model"]
@@ -261,6 +334,38 @@ def test_the_command_shows_the_proof_and_puts_one_object_on_stdout(trained, caps
     assert shown["proofs"][0]["holds"]
     call(["prove", str(trained), str(trained / "export" / "sums-f16.gguf")])
     assert "sums-f16.gguf" in capsys.readouterr().out
+
+
+def test_the_command_shows_which_number_broke_which_limit_and_its_status_is_3(trained, capsys):
+    recipe = trained / "recipe.toml"
+    before = recipe.read_text()
+    recipe.write_text(before.replace("[export.proof.limits]", "[export.proof.limits.q6_k]\nkl = 1e-12"))
+    assert recipe.read_text() != before
+    try:
+        assert exit_status(lambda: call(["export", str(trained), "--quant", "q6_k"])) == 3
+        shown = " ".join(capsys.readouterr().out.split())
+        assert exit_status(lambda: call(["export", str(trained), "--quant", "q6_k", "--json"])) == 3
+        [proof] = json.loads(capsys.readouterr().out)["proofs"]
+    finally:
+        recipe.write_text(before)
+        unwritten(trained, "q6_k")
+    assert "> 1e-12" in shown
+    assert "sums-q6_k.gguf, model: mean KL" in shown
+    assert not proof["holds"]
+
+
+def test_an_export_that_ends_before_its_proof_shows_no_older_one(trained, capsys, monkeypatch):
+    export(trained, "gguf:f16")
+    monkeypatch.setenv("OLLAMA_HOST", "127.0.0.1:9")
+    assert exit_status(lambda: call(["export", str(trained), "mine", "--to", "ollama", "--quant", "f16"])) == 1
+    assert "sums-f16.gguf" not in capsys.readouterr().out
+
+
+def test_the_adapter_alone_is_not_published_as_a_model(trained):
+    export(trained, "gguf:f16", "lora")
+    published = [path.name for path in hand_over._published(trained / "adapter", trained / "export", "gguf")]
+    assert "sums-f16.gguf" in published
+    assert "sums-lora.gguf" not in published
 
 
 def test_a_name_goes_with_ollama_alone(trained):

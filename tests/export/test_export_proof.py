@@ -17,6 +17,7 @@ from tiny_chat import write_chat
 from tunesmith.engines.base import Generation
 from tunesmith.errors import ModelError, StorageError
 from tunesmith.export import proof_model, proof_prompt
+from tunesmith.export.llama_server import ask_server
 from tunesmith.export.proof import kind_of, prove
 from tunesmith.export.proof_file import broken_limits
 from tunesmith.export.proof_limits import Check, KindLimits, Limits, Others
@@ -181,6 +182,17 @@ def test_logits_are_taken_in_parts_that_fit(llama: Tiny, monkeypatch: pytest.Mon
     pieces = proof_model.measure(llama.gguf, llama.engine, rows[:2], adapter=True)
     assert pieces.tokens == sum(len(ids) for ids, _ in rows[:2])
     assert whole.kl == pytest.approx(pieces.kl, abs=1e-4)
+
+
+def test_a_server_is_ended_when_it_is_told_to_stop_in_the_middle(llama: Tiny) -> None:
+    class Stopped(Exception):
+        pass
+
+    def stop(_: float) -> None:
+        raise Stopped
+
+    with pytest.raises(Stopped):
+        ask_server(llama.gguf, [], [[1, 2, 3]] * 6, 4, stop)
 
 
 def test_no_room_for_a_rows_logits_is_said_before_llama_cpp_meets_it(

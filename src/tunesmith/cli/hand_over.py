@@ -39,7 +39,8 @@ def export(recipe: Path, name: str | None, to: str, quant: str, *, as_json: bool
         if proofs and not as_json:
             console.print(proof_table(proofs))
         if not as_json and not failed:
-            hints = {f"tunesmith publish {folder} --to hf:OWNER/NAME": "send it to a hub"}
+            what = f" --what {to}" if to in ("gguf", "merged", "mlx") else ""
+            hints = {f"tunesmith publish {folder} --to hf:OWNER/NAME{what}": "send it to a hub"}
             talk = {f"tunesmith chat {folder.export / written}": "talk to the file"} if written else {}
             print_next(console, talk | hints)
     if as_json:

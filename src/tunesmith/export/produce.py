@@ -32,6 +32,7 @@ from tunesmith.export.proof_limits import Limits, Others, finer
 from tunesmith.export.weights import Weights
 from tunesmith.models.chat import ChatFormat
 from tunesmith.models.find import Model
+from tunesmith.models.gguf_file import read_gguf
 from tunesmith.progress import Progress
 from tunesmith.run import RunFolder
 from tunesmith.settings import Recipe, SqlTaskSettings
@@ -93,6 +94,7 @@ class Exporting:
         Raises what `run` does, `CheckFailed` aside.
         """
         task = self._provable()
+        read_gguf(gguf)  # a file that is none is said before the trained model is loaded
 
         def on(what: str) -> Callable[[float], None]:
             return self._on(f"proof of {gguf.name}: {what}")
@@ -236,6 +238,7 @@ class Exporting:
                 f"{self.folder} was trained on another model than {self.base.name} is now; "
                 "give back the old one with --model.name, or train again with --fresh"
             )
+        self.weights.names()  # an adapter of another base is refused here
 
     # -- the proof -------------------------------------------------------------------------------
 

@@ -198,7 +198,9 @@ def _rank_and_scale(adapter: Path) -> tuple[int, float]:
         if rank < 1 or not math.isfinite(alpha):
             raise ValueError(f"rank {rank}, alpha {alpha}")
     except FileNotFoundError:
-        raise ModelError(f"{adapter} holds no {ADAPTER_CONFIG}; give an adapter folder in PEFT's layout") from None
+        raise ModelError(
+            f"{adapter} holds no {ADAPTER_CONFIG}; train first, or give an adapter folder in PEFT's layout"
+        ) from None
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise ModelError(f"{path} is no configuration of a LoRA adapter in PEFT's layout ({error!r})") from None
     kind = str(config.get("peft_type", "LORA"))
