@@ -373,3 +373,14 @@ def test_a_name_goes_with_ollama_alone(trained):
         call(["export", str(trained), "--to", "ollama"])
     with pytest.raises(RecipeError, match="takes none"):
         call(["export", str(trained), "name"])
+
+
+def test_a_kind_of_gguf_goes_with_a_gguf_alone(trained):
+    with pytest.raises(RecipeError, match="--to merged takes none"):
+        call(["export", str(trained), "--to", "merged", "--quant", "q8_0"])
+
+
+def test_a_run_without_its_dataset_says_how_to_make_it_again(trained, monkeypatch):
+    monkeypatch.setattr(produce.prepare, "read", lambda folder, part: (folder / "gone.jsonl").open())
+    with pytest.raises(RunError, match="has no dataset any more; `tunesmith prepare"):
+        export(trained, "gguf:bf16")

@@ -11,15 +11,19 @@ from tunesmith.cli.proof_table import proof_table
 from tunesmith.cli.view import View
 from tunesmith.cli.work import drive, kept_for_json, print_next
 from tunesmith.errors import CheckFailed, RecipeError
+from tunesmith.export.formats import USUAL
 
 
-def export(recipe: Path, name: str | None, to: str, quant: str, *, as_json: bool) -> None:
+def export(recipe: Path, name: str | None, to: str, quant: str | None, *, as_json: bool) -> None:
     """`tunesmith export`. Raises `CheckFailed` when a file is not the trained model."""
     if (name is None) == (to == "ollama"):
         raise RecipeError(
             "say how the model is called in Ollama: --to ollama NAME" if name is None
             else f"a name goes with --to ollama; --to {to} takes none"
         )  # fmt: skip
+    if quant and to not in ("gguf", "ollama", "lmstudio"):
+        raise RecipeError(f"--quant is a kind of GGUF; --to {to} takes none")
+    quant = quant or USUAL
     formats = {
         "gguf": [f"gguf:{quant}"],
         "ollama": [f"gguf:{quant}", f"ollama:{name}"],

@@ -95,18 +95,15 @@ class Exporting:
         """
         task = self._provable()
         read_gguf(gguf)  # a file that is none is said before the trained model is loaded
-
-        def on(what: str) -> Callable[[float], None]:
-            return self._on(f"proof of {gguf.name}: {what}")
-
+        doing = f"proof of {gguf.name}"
         made = prove(
-            gguf, self.base.folder, self.folder.adapter, self._rows, self._engine(on), self.chat, self._limits,
-            self.derived, self._others(gguf), lambda what, share: on(what)(share),
+            gguf, self.base.folder, self.folder.adapter, self._rows, self.engine, self.chat, self._limits,
+            self.derived, self._others(gguf), lambda what, share: self._on(f"{doing}: {what}")(share),
         ).to_json()  # fmt: skip
         made["gguf"], made["sha256"], made["inputs"] = gguf.name, files.file_hash(gguf), self._inputs
         made["base was quantized"] = is_quantized(self.recipe.model.name)
         if task:
-            made["task"] = self._answered(gguf, task, on("test questions"))
+            made["task"] = self._answered(gguf, task, self._on(f"{doing}: test questions"))
         self.proofs.append(made)
         keep_proof(self.folder, made)
         yield Progress("measured", stage="export", model=gguf.name, message=f"proof {_verdict(made)}")
@@ -171,18 +168,20 @@ class Exporting:
         return derive(self.chat)
 
     @cached_property
-    def _trained(self) -> Engine:
+    def engine(self) -> Engine:
+        self._on("loading the trained model")(0.0)
         return self.open_engine()
-
-    def _engine(self, on: Callable[[str], Callable[[float], None]]) -> Engine:
-        if "_trained" not in self.__dict__:
-            on("loading the trained model")(0.0)
-        return self._trained
 
     @cached_property
     def _rows(self) -> list[Example]:
         """Held-out rows: of test, else of what chose the checkpoint."""
-        return list(prepare.read(self.folder.dataset, "test")) or list(prepare.read(self.folder.dataset, "valid"))
+        try:
+            return list(prepare.read(self.folder.dataset, "test")) or list(prepare.read(self.folder.dataset, "valid"))
+        except FileNotFoundError:
+            raise RunError(
+                f"{self.folder} has no dataset any more; `tunesmith prepare {self.folder} --fresh`, then "
+                f"`tunesmith run {self.folder}` make it again"
+            ) from None
 
     @cached_property
     def _system(self) -> str:
@@ -215,9 +214,7 @@ class Exporting:
 
     def _check_before(self, formats: Formats) -> None:
         """What would end the export anyway is said before minutes of writing and proving."""
-        self._check_base()
-        if formats.ggufs:
-            self._provable()
+        self._provable() if formats.ggufs else self._check_base()
         if formats.lmstudio:
             lmstudio.models_folder()
         if formats.ollama:
@@ -236,7 +233,7 @@ class Exporting:
         if trained and trained != self.base.hash:
             raise RunError(
                 f"{self.folder} was trained on another model than {self.base.name} is now; "
-                "give back the old one with --model.name, or train again with --fresh"
+                "put the old one back, or train again with `tunesmith run --fresh`"
             )
         self.weights.names()  # an adapter of another base is refused here
 

@@ -168,7 +168,9 @@ def _read_updates(adapter: Path, base: dict[str, Stored], folder: Path) -> dict[
     rank, scale = _rank_and_scale(adapter)
     path = adapter / ADAPTER_WEIGHTS
     if not path.is_file():
-        raise ModelError(f"{adapter} holds no {ADAPTER_WEIGHTS}; give an adapter folder in PEFT's layout")
+        raise ModelError(
+            f"{adapter} holds no {ADAPTER_WEIGHTS}; train first, or give an adapter folder in PEFT's layout"
+        )
     pairs: dict[str, dict[str, Stored]] = {}
     for name, info in read_header(path).items():
         match = _LORA.fullmatch(name)
