@@ -13,6 +13,8 @@ from typing import Any
 
 from tunesmith import files
 from tunesmith.errors import CheckFailed, OutOfMemory, RunError, SourceError, TrainingError
+from tunesmith.export.formats import EXPORTING, parse_formats
+from tunesmith.export.proof_file import read_proofs
 from tunesmith.progress import Progress
 from tunesmith.run import STAGES, RunFolder
 from tunesmith.settings import Recipe, SqlTaskSettings, make_recipe, read_recipe
@@ -21,8 +23,7 @@ from tunesmith.sources.text import source_errors
 PREPARING = 4
 """Counts up when preparing changes what it writes, so that older datasets are prepared again."""
 TRAINING = 2
-EXPORTING = 1
-"""The same for training, and for exports."""
+"""The same for training."""
 
 
 def open_run(
@@ -53,13 +54,16 @@ def run(folder: RunFolder, recipe: Recipe, *, stages: tuple[str, ...] = STAGES, 
     """Do the stages that are named, and yield what happens, already recorded in progress.jsonl. Downloads and
     imports, which come before the first stage, are told to ``notify`` alone.
 
-    A training with other settings or rows is never overwritten, unless ``fresh`` says so. Raises
-    any `TunesmithError`; what was finished before stays.
+    A training with other settings or rows is never overwritten, unless ``fresh`` says so. The run keeps the recipe,
+    but not of an export alone: what somebody wants once is not what the recipe asks of the next run. Raises any
+    `TunesmithError`; what was finished before stays.
     """
+    parse_formats(recipe.export.formats)  # a name that is not known is said before hours of training
     work = _Work(folder, recipe if fresh else _as_fitted(folder, recipe), stop, notify)
     with folder.lock():
         work.settle_other_training(fresh, "train" in stages)
-        folder.save_recipe(work.recipe)
+        if stages != ("export",):
+            folder.save_recipe(work.recipe)
         for stage in stages:
             if stage == "export" and not recipe.export.formats:
                 continue  # nothing was asked for
@@ -167,8 +171,8 @@ class _Work:
             self.folder.retire_training()
         elif other:
             raise RunError(
-                f"{self.folder} holds a training with other settings or rows; "
-                "give --fresh to replace it, or --run FOLDER to begin beside it"
+                f"{self.folder} holds a training with other settings or rows; `tunesmith run` replaces it with "
+                "--fresh, or begins beside it with --run FOLDER"
             )
 
     # -- the stages ------------------------------------------------------------------------------
@@ -334,17 +338,16 @@ class _Work:
             )
             if self.stopped:
                 return
-        evaluation = Evaluation(engine, self.chat, self.recipe.evaluate, self.recipe.folder(), rows, tokens, prefix)
+        evaluation = Evaluation(
+            engine, self.chat, self.recipe.evaluate, self.recipe.folder(), rows, tokens, prefix, self._heard
+        )
         yield from evaluation.run(candidates)
         files.write_jsonl(self.folder.evaluation / "samples.jsonl", evaluation.samples)
         files.write_json(self.folder.evaluation / "results.json", evaluation.results)
 
     def _export(self) -> Iterator[Progress]:
-        from tunesmith.export.formats import parse_formats
-
         self._need("train", "trained")
-        exporting = self.exporting()
-        yield from exporting.run(parse_formats(self.recipe.export.formats))
+        yield from self.exporting().run(parse_formats(self.recipe.export.formats))
 
     @property
     def hands_over(self) -> bool:
@@ -352,10 +355,8 @@ class _Work:
         return any(name.startswith(("ollama:", "lmstudio")) for name in self.recipe.export.formats)
 
     def _is_there(self) -> bool:
-        """Whether no file of an export was taken away."""
-        kinds = tuple(f"-{name.removeprefix('gguf:')}.gguf" for name in self.recipe.export.formats if "gguf:" in name)
-        names = [proof["gguf"] for proof in proofs(self.folder)]
-        return all((self.folder.export / name).exists() for name in names if name.endswith(kinds))
+        """Whether no file of an export was taken away or changed."""
+        return self.exporting().is_there(parse_formats(self.recipe.export.formats))
 
     def exporting(self) -> Any:
         """The room that writes and proves files of this run."""
@@ -454,10 +455,10 @@ def prove(folder: RunFolder, ggufs: list[Path], notify: Notify = lambda _: None)
 
     The proofs are in export/proof.json. Raises `RunError` when there is none to prove.
     """
+    exporting = _Work(folder, folder.recipe(), lambda: False, notify).exporting()
     ggufs = ggufs or sorted(p for p in folder.export.glob("*.gguf") if not p.name.endswith("-lora.gguf"))
     if not ggufs:
         raise RunError(f"{folder} has no GGUF to prove; `tunesmith export {folder}` writes one")
-    exporting = _Work(folder, folder.recipe(), lambda: False, notify).exporting()
     with folder.lock():
         for gguf in ggufs:
             for progress in exporting.prove(gguf):
@@ -466,8 +467,7 @@ def prove(folder: RunFolder, ggufs: list[Path], notify: Notify = lambda _: None)
 
 def proofs(folder: RunFolder) -> list[dict[str, Any]]:
     """The proofs of an exported run's files; empty when there are none."""
-    path = folder.export / "proof.json"
-    return files.read_json(path) if path.exists() else []
+    return read_proofs(folder)
 
 
 def report(folder: RunFolder) -> dict[str, Any]:

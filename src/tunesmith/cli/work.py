@@ -20,9 +20,11 @@ from tunesmith.cli.console import print_json, standard_error, standard_output
 from tunesmith.cli.edge import CONTINUES, UsageError, two_interrupts
 from tunesmith.cli.fit_table import fit_table, fit_values
 from tunesmith.cli.init import CHOICES, Like, write_recipe
-from tunesmith.cli.tables import ResultsTable, proof_table, report_table, side_by_side, token_legend, token_rows
+from tunesmith.cli.proof_table import proof_table
+from tunesmith.cli.tables import ResultsTable, report_table, side_by_side, token_legend, token_rows
 from tunesmith.cli.view import View
 from tunesmith.errors import CheckFailed
+from tunesmith.progress import Progress
 from tunesmith.run import STAGES
 
 if TYPE_CHECKING:
@@ -142,18 +144,13 @@ def _program() -> str:
 def demo(path: Path, *, as_json: bool) -> None:
     """`tunesmith demo`: the whole road, then three questions that were kept out."""
     from tunesmith.demo.demo import prepare_demo
-    from tunesmith.serving.answers import compare as answers
     from tunesmith.stages import open_run
 
     with kept_for_json(as_json) as console:
         folder, recipe = open_run(prepare_demo(path / "sample"), path, {})
         drive(folder, recipe, console, stages=STAGES, fresh=False)
         outcome = _outcome(folder, STAGES)
-        comparisons = []
-        for comparison in answers(folder, []):
-            comparisons.append(asdict(comparison))
-            if not as_json:
-                console.print(side_by_side(**comparisons[-1]))
+        comparisons = _compared(folder, [], console, as_json=as_json)
         if not as_json:
             console.print(ResultsTable(outcome["results"]))
             print_next(console, {
@@ -217,16 +214,25 @@ def check(path: Path, overrides: dict[str, Any], *, rows: int, html: Path | None
 
 def compare(path: Path, questions: list[str], *, as_json: bool) -> None:
     """`tunesmith compare`."""
-    comparisons = []
     with kept_for_json(as_json) as console:
         from tunesmith.run import RunFolder
-        from tunesmith.serving.answers import compare as answers
 
         folder = RunFolder(path)
         folder.recipe()  # says so when this is no run folder, before a model is loaded
-        for comparison in answers(folder, questions):
-            comparisons.append(asdict(comparison))
-            if not as_json:
-                console.print(side_by_side(**comparisons[-1]))
+        comparisons = _compared(folder, questions, console, as_json=as_json)
     if as_json:
         print_json({"run": str(folder), "comparisons": comparisons})
+
+
+def _compared(folder: RunFolder, questions: list[str], console: Console, *, as_json: bool) -> list[dict[str, Any]]:
+    """Both models' answers, each shown as it comes."""
+    from tunesmith.serving.answers import compare as answers
+
+    comparisons: list[dict[str, Any]] = []
+    with View(console) as view:
+        view.show(Progress("stage", stage="compare"))
+        for comparison in answers(folder, questions, notify=view.show):
+            comparisons.append(asdict(comparison))
+            if not as_json:
+                view.keep(side_by_side(**comparisons[-1]))
+    return comparisons
