@@ -195,10 +195,12 @@ class _Work:
         yield from prepare(self.recipe.data, self.model.folder, self.folder.dataset)
         self.folder.update_manifest(model={"name": self.model.name, "sha256": self.model.hash})
         found = report(self.folder)
-        for finding in found["findings"]:
-            if finding["severity"] != "note":
-                yield Progress("note", stage="prepare", message=finding["message"])
-        _refuse_errors(found)
+        grave = [finding["message"] for finding in found["findings"] if finding["severity"] != "note"]
+        for message in grave:
+            yield Progress("note", stage="prepare", message=message)
+        _refuse_errors(found, f"; {self.folder.dataset / 'quarantine.jsonl'} has each of them")
+        if grave:
+            yield Progress("note", stage="prepare", message=f"all of it is in {self.folder.dataset / 'report.json'}")
 
     def _fitting(self) -> Iterator[Progress]:
         """See whether the training fits, and change the recipe so that it does where that is asked for.
@@ -440,11 +442,11 @@ def _sample(chat: Any, row: Any, ids: Any, learn: Any) -> Sample:
     return Sample(str(row.origin), tokens, next((m.content for m in row.messages if m.role == "user"), ""))
 
 
-def _refuse_errors(report: dict[str, Any]) -> None:
+def _refuse_errors(report: dict[str, Any], where: str) -> None:
     """Raises `SourceError` when there is nothing to train on, `CheckFailed` for what else must be mended before."""
     errors = [f["message"] for f in report["findings"] if f["severity"] == "error"]
     if not report["rows"]["train"]:
-        raise SourceError(errors[0])
+        raise SourceError(errors[0] + (where if report["quarantined"] > 1 else ""))
     if errors:
         more = f", and {len(errors) - 1} more; `tunesmith check` lists them" if len(errors) > 1 else ""
         raise CheckFailed(f"{errors[0]}{more}")

@@ -137,7 +137,7 @@ def report_table(report: dict[str, Any], place: str) -> RenderableType:
     most = max([*rows.values(), 1])
     grid.add_row("read", f"{report['inputs']:,}", Prose("rows and documents", "dim"))
     if report["divided"]:
-        grid.add_row("divided", f"+{report['divided']:,}", Prose("more rows, from documents too long for one", "dim"))
+        grid.add_row("divided", f"+{report['divided']:,}", Prose("from documents too long for one row", "dim"))
     for part, name in (("train", "to train"), ("valid", "to validate"), ("test", "to test")):
         grid.add_row(name, f"{rows.get(part, 0):,}", Text(bar(rows.get(part, 0) / most, 24), "cyan"))
     for key, name, why, style in (
@@ -149,7 +149,7 @@ def report_table(report: dict[str, Any], place: str) -> RenderableType:
             grid.add_row(name, f"{report[key]:,}", Prose(why, style))
     share = tokens["learned"] / tokens["train"] if tokens["train"] else 0.0
     grid.add_row("tokens", f"{tokens['train']:,}", Text(f"{words.percent(share)} of them learned", "dim"))
-    grid.add_row("longest row", f"{tokens['longest']:,}", Text("tokens", "dim"))
+    grid.add_row("longest row", f"{tokens['longest']:,}", Text("tokens, of all rows", "dim"))
     if report["cut"]["rows"]:
         grid.add_row("cut", f"{report['cut']['rows']:,}", _cut(report["cut"]))
     changed = any(report[key] for key in ("divided", "merged", "removed"))
