@@ -51,8 +51,8 @@ _NO_TEST_ROWS = "there are no test rows; raise data.split.test, or name a file t
 
 def run(folder: RunFolder, recipe: Recipe, *, stages: tuple[str, ...] = STAGES, fresh: bool = False,
         stop: Callable[[], bool] = lambda: False, notify: Notify = lambda _: None) -> Iterator[Progress]:  # fmt: skip
-    """Do the stages that are named, and yield what happens, already recorded in progress.jsonl. Downloads and
-    imports, which come before the first stage, are told to ``notify`` alone.
+    """Do the stages that are named, and yield what happens, already recorded in progress.jsonl. Downloads, imports,
+    and how far one measurement or one exported file is, are told to ``notify`` alone.
 
     A training with other settings or rows is never overwritten, unless ``fresh`` says so. The run keeps the recipe,
     but not of an export alone: what somebody wants once is not what the recipe asks of the next run. Raises any
@@ -171,8 +171,8 @@ class _Work:
             self.folder.retire_training()
         elif other:
             raise RunError(
-                f"{self.folder} holds a training with other settings or rows; `tunesmith run` replaces it with "
-                "--fresh, or begins beside it with --run FOLDER"
+                f"{self.folder} holds a training with other settings or rows; "
+                "give --fresh to replace it, or --run FOLDER to begin beside it"
             )
 
     # -- the stages ------------------------------------------------------------------------------

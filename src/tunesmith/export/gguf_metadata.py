@@ -77,7 +77,7 @@ def read_form(base: Path) -> Form:
     if family not in ("gemma2", "phi3"):
         if family not in (*FAMILIES, "gemma3_text"):
             raise ModelError(
-                f"{path}: models of the family {family!r} cannot be written as GGUF here, those of {', '.join(_ARCH)} "
+                f"{path}: models of the family {family!r} cannot be written as GGUF here; those of {', '.join(_ARCH)} "
                 "can; use the merged folder (--to merged)"
             )
         return _form(parse_architecture(config, str(path)), {}, {}, str(path))
