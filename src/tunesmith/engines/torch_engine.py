@@ -38,9 +38,10 @@ FEW_SHAPES = 16
 """Lengths are padded to a multiple of that: for every new shape of a matrix product the CPU library
 writes new machine code, which takes longer than the product and is kept in memory. Without it steps on
 rows of all lengths took twice as long, and memory grew by 100 MB with each."""
-os.environ.setdefault("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "512")
-"""That code is kept for so many products. Fewer are written again and again: with 64 a step of four layers took half
-as long again. Read at the first product."""
+CODE, OF_A_LENGTH = 256 << 20, 15
+"""Bytes that may be spent on keeping that code, which comes with a copy of its matrix, and the products that each new
+number of tokens needs. With too few kept, steps of a small model took half as long again; in a large one the products
+themselves take longer than their code."""
 MOMENTS = {"m": "exp_avg", "v": "exp_avg_sq"}
 Cut = Callable[[Tensor, Tensor], Tensor]
 DTYPES = {"bf16": torch.bfloat16, "fp32": torch.float32}
@@ -83,6 +84,7 @@ class TorchEngine:
         self.precision: Precision = name
         self._cores = Cores(core_count(self.device))
         self._multiple = FEW_SHAPES if self.device.type == "cpu" else 1
+        _keep_code(arch)
         with memory_errors(), torch.no_grad():
             self.decoder = Decoder(folder, arch, self.dtype, self.device, above)
         self._trained: dict[tuple[int, str], Trained] = {}
@@ -333,6 +335,12 @@ class TorchEngine:
             place: Update(copy(t.a), copy(t.b), self._shape.scale, dropout, generator)
             for place, t in self._trained.items()
         }
+
+
+def _keep_code(arch: Architecture) -> None:
+    """Tell oneDNN for how many products it keeps its code; it asks once, at the first product of a process."""
+    lengths = CODE // (2 * arch.layer_parameters)
+    os.environ.setdefault("ONEDNN_PRIMITIVE_CACHE_CAPACITY", str(OF_A_LENGTH * min(max(2, lengths), 32)))
 
 
 def best_device() -> torch.device:

@@ -67,9 +67,13 @@ class Architecture:
     @property
     def parameters(self) -> int:
         """Weights of the base model, norms and biases left out."""
+        return self.layers * self.layer_parameters + self.vocabulary * self.width * (1 if self.tied else 2)
+
+    @property
+    def layer_parameters(self) -> int:
+        """Weights of one layer, in the same way."""
         attention = self.width * self.head_dim * (2 * self.heads + 2 * self.kv_heads)
-        head = self.vocabulary * self.width * (1 if self.tied else 2)
-        return self.layers * (attention + 3 * self.width * self.mlp_width) + head
+        return attention + 3 * self.width * self.mlp_width
 
 
 def read_architecture(folder: Path) -> Architecture:
