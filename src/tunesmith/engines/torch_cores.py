@@ -25,28 +25,42 @@ class Cores:
 
     def __init__(self, count: int) -> None:
         self.count = count
-        self._pools: dict[int, ThreadPoolExecutor] = {}
+        self._threads: dict[int, list[ThreadPoolExecutor]] = {}
 
-    def each(self, do: Callable[[Job], Result], jobs: Sequence[Job]) -> Iterator[Result]:
+    def each(self, do: Callable[[Job], Result], jobs: Sequence[Job]) -> list[Result]:
         """``do`` of every job, results in order. One job alone gets all cores; several share them.
 
+        No more jobs than threads: each is done by the thread of its place. What a part of the rows leaves for its way
+        back is let go by the thread that made it then, and memory is not needed once for each of them.
         Raises `OutOfMemory` when memory is full.
         """
         with memory_errors():
             if len(jobs) < 2:
-                yield from map(do, jobs)
-            else:
-                yield from self._pool(min(len(jobs), self.count)).map(do, jobs)
+                return [do(job) for job in jobs]
+            threads = self._of(min(len(jobs), self.count))
+            if len(jobs) == len(threads):
+                return [done.result() for done in [t.submit(do, job) for t, job in zip(threads, jobs, strict=True)]]
+            left, results = iter(enumerate(jobs)), dict[int, Result]()  # whoever is free takes the next
+
+            def work() -> None:
+                for place, job in left:  # next() of an enumeration is one step of Python's: no two get the same
+                    results[place] = do(job)
+
+            for done in [thread.submit(work) for thread in threads]:
+                done.result()
+            return [results[place] for place in range(len(jobs))]
 
     def rounds(self, jobs: Sequence[Job]) -> Iterator[Sequence[Job]]:
         """As many jobs together as the cores do at once."""
         return (jobs[i : i + self.count] for i in range(0, len(jobs), self.count))
 
-    def _pool(self, threads: int) -> ThreadPoolExecutor:
-        if threads not in self._pools:
-            inner = max(1, self.count // threads)
-            self._pools[threads] = ThreadPoolExecutor(threads, "core", torch.set_num_threads, (inner,))
-        return self._pools[threads]
+    def _of(self, count: int) -> list[ThreadPoolExecutor]:
+        if count not in self._threads:
+            inner = max(1, self.count // count)
+            self._threads[count] = [
+                ThreadPoolExecutor(1, "core", torch.set_num_threads, (inner,)) for _ in range(count)
+            ]
+        return self._threads[count]
 
 
 @contextmanager

@@ -156,10 +156,10 @@ class TorchEngine:
         ]
         total = 0.0
         for jobs in self._cores.rounds(work):
-            ahead = list(self._cores.each(self._ahead, jobs))
+            ahead = self._cores.each(self._ahead, jobs)
             packs, hidden, updates = zip(*ahead, strict=True)
             measured = measure(self.decoder.head, packs, hidden, self._cores, wanted=True)
-            list(self._cores.each(lambda job: _back(*job, learned), list(zip(hidden, measured, strict=True))))
+            self._cores.each(lambda job: _back(*job, learned), list(zip(hidden, measured, strict=True)))
             total += sum(found.losses.double().sum().item() for found in measured)
             for one in updates:
                 for place, update in one.items():
@@ -239,7 +239,7 @@ class TorchEngine:
         summed, updates = np.zeros(len(batch.ids)), self._updates(adapter=adapter)
         for parts in self._cores.rounds(self._parts(batch)):
             packs = [self._packed(batch, rows) for rows in parts]
-            hidden = list(self._cores.each(lambda packed: self._predicting(packed, updates), packs))
+            hidden = self._cores.each(lambda packed: self._predicting(packed, updates), packs)
             found = measure(self.decoder.head, packs, hidden, self._cores)
             for rows, packed, (losses, _) in zip(parts, packs, found, strict=True):
                 np.add.at(
@@ -262,7 +262,7 @@ class TorchEngine:
         self._need_adapter()
         groups = list(iterate_by_tokens([len(row) for row in rows], MOST_TOKENS))
         packs = [self._packed(_unlearned([rows[i] for i in group]), range(len(group))) for group in groups]
-        states = list(self._cores.each(self._embedded, packs))
+        states = self._cores.each(self._embedded, packs)
         for i in range(self._lowest()):
             states = self._through(i, states, packs)
         found: list[np.ndarray] = [np.empty(0)] * len(rows)
@@ -277,7 +277,7 @@ class TorchEngine:
         """States behind layer ``i``, of which nothing stays in memory when it is not kept."""
         layer = self.decoder.layer(i)
         jobs = [(x, packed, i, layer) for x, packed in zip(states, packs, strict=True)]
-        return list(self._cores.each(self._advanced, jobs))
+        return self._cores.each(self._advanced, jobs)
 
     @torch.no_grad()
     def _embedded(self, packed: Packed) -> Tensor:
@@ -314,7 +314,7 @@ class TorchEngine:
                 results[row] = generation
 
         jobs = [rows.tolist() for rows in np.array_split(np.arange(len(prompts)), self._cores.count) if len(rows)]
-        list(self._cores.each(answer, jobs))
+        self._cores.each(answer, jobs)
         return results
 
     def memory(self) -> int:

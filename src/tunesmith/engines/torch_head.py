@@ -35,7 +35,7 @@ def measure(
     losses, gradients = list[Tensor](), list[Tensor]()
     for some, wished in zip(states.split(HEAD_ROWS), targets.split(HEAD_ROWS), strict=True):
         jobs = [(some, wished, head[i : i + words], i, wanted) for i in range(0, len(head), words)]
-        loss, gradient = together(list(cores.each(lambda job: slice_of(*job), jobs)), wished, head)
+        loss, gradient = together(cores.each(lambda job: slice_of(*job), jobs), wished, head)
         losses.append(loss)
         gradients += [] if gradient is None else [gradient]
     sizes = [len(packed.at) for packed in packs]
