@@ -152,7 +152,7 @@ def observe(folder: Path, model: Path, run: Path, overrides: dict[str, Any]) -> 
 
 
 def _proofs(run: Path) -> list[Any]:
-    of_this_run = ("gguf", "sha256", "seconds")  # the run's name is in the file
+    of_this_run = ("gguf", "sha256", "inputs", "seconds")  # the run's name is in the file
     return [{k: v for k, v in proof.items() if k not in of_this_run} for proof in stages.proofs(RunFolder(run))]
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import shutil
 import subprocess
 import sys
@@ -37,6 +38,13 @@ def read_machine(folder: Path) -> Machine:
     return Machine(
         memory.total, memory.available, _swapped(), shutil.disk_usage(folder).free, _battery(), _pressure(sys.platform)
     )
+
+
+def size(count: float) -> str:
+    """Bytes as 2.1 GB, 340 MB, 12 kB; the smallest file as 1 kB."""
+    if count >= 1e9:
+        return f"{count / 1e9:.1f} GB"
+    return f"{count / 1e6:.0f} MB" if count >= 1e6 else f"{math.ceil(count / 1e3)} kB"
 
 
 def _swapped() -> int:

@@ -217,7 +217,8 @@ class TrainSettings(Section):
     batch: Annotated[int, Field(ge=1)] = 8
     """Rows in an optimizer step."""
     micro_batch: Annotated[int, Field(ge=1)] | None = None
-    """Rows computed at once; less than batch saves memory and changes nothing else."""
+    """Rows computed at once; less than batch saves memory and changes nothing else. On a CPU the torch engine takes few
+    at once by itself."""
     learning_rate: Annotated[float, Field(gt=0)] = 2e-4
     """Peak learning rate."""
     schedule: Literal["cosine", "linear", "constant"] = "cosine"

@@ -267,8 +267,9 @@ def test_compare_shows_the_question_and_both_answers(monkeypatch, capsys, tmp_pa
 
     asked = []
 
-    def compare(folder, questions):
+    def compare(folder, questions, *, notify):
         asked.append(questions)
+        notify(Progress("working", stage="compare", message="loading the model"))
         yield answers.Comparison("谁？", "base says", "tuned says", None)
 
     monkeypatch.setattr(answers, "compare", compare)

@@ -248,7 +248,7 @@ def test_whether_the_training_fits_is_said_on_the_page_part_by_part():
     fit = Fit(needs, 8 * 10**9, None, 0, 10**6, 10**11, {}, seconds=90.0)
     shown = Page(check_page(REPORT, SAMPLES, "t", fit))
     assert "Whether the training fits" in shown.headings
-    assert "it fits: 1.3 GB of the 8.0 GB of memory that can be had, and about 1 min 30 s" in shown.text
+    assert "it fits: 1.3 GB of the 8.0 GB of memory that can be had; the training takes about 1 min 30 s" in shown.text
     assert "weights that stay in memory1.0 GB" in shown.text.replace("\n", "")
     small = Page(check_page(REPORT, SAMPLES, "t", replace(fit, limit=10**9)))
     assert "1.3 GB of memory are needed and 1.0 GB can be had" in small.text

@@ -5,8 +5,11 @@ from rich.cells import cell_len
 from rich.console import Console
 
 from tunesmith.cli import words
+from tunesmith.cli.proof_table import proof_table
 from tunesmith.cli.prose import wrap
-from tunesmith.cli.tables import ResultsTable, bar, proof_table, report_table, side_by_side, token_rows
+from tunesmith.cli.tables import ResultsTable, bar, report_table, side_by_side, token_rows
+from tunesmith.export.proof_limits import Limits
+from tunesmith.export.proof_model import Distance, model_check
 
 
 def text(renderable, width=80):
@@ -54,6 +57,11 @@ def test_the_best_of_each_column_is_marked():
 )
 def test_the_verdict_follows_the_paired_test(base, tuned, p, said):
     assert said in text(ResultsTable([model("base", 1.0, base), model("tuned", 1.0, tuned, p_value=p)]))
+
+
+def test_a_checkpoint_without_answers_is_explained():
+    assert "– not asked: questions are put to base and tuned alone" in text(ResultsTable(RESULTS))
+    assert "not asked" not in text(ResultsTable([RESULTS[0], RESULTS[2]]))
 
 
 def test_results_without_tasks_or_losses_are_drawn():
@@ -230,12 +238,39 @@ def test_small_numbers_are_written_short():
         "2.1 GB",
         "340 MB",
     ]
+    assert [words.size(12_000), words.size(87), words.size(0)] == ["12 kB", "1 kB", "0 kB"]
 
 
 def proof(kind, before, after, **more):
     measured = {"kl": 0.06, "top1": 0.89, "perplexity_trained": before, "perplexity_file": after}
     check = {"name": "model", "holds": True, "measured": measured, "means": "the same"}
     return {"gguf": f"a-{kind}.gguf", "kind": kind, "holds": True, "checks": [check], "causes": [], **more}
+
+
+def failed(kind, **measured):
+    check = model_check(Distance(**({"tokens": 1024, "kl": 0.06, "largest_kl": 0.6, "top1": 0.91, "difference": 3.0,
+                                     "perplexity_trained": 1.01, "perplexity_file": 1.02} | measured)),
+                        Limits().of(kind))  # fmt: skip
+    cause = {"name": "lost in quantizing", "sentence": "it is the rounding; take q8_0, which held in this run"}
+    return {"gguf": f"a-{kind}.gguf", "kind": kind, "holds": False, "checks": [check.to_json()], "causes": [cause]}
+
+
+@pytest.mark.parametrize("width", [60, 80, 120])
+def test_a_number_that_broke_its_limit_is_marked_with_it_at_every_width(width):
+    lines = text(proof_table([proof("q8_0", 1.01, 1.02), failed("q5_k_m", kl=0.31, largest_kl=5.9)]), width)
+    shown = " ".join(lines.split())
+    for said in ("> 0.12", "a-q5_k_m.gguf, model: mean KL 0.31 (at most 0.12)", "KL 5.9 at the worst token (at most 3)",
+                 "a-q8_0.gguf", "→ it is the rounding; take q8_0, which held in this run"):  # fmt: skip
+        assert said in shown
+    assert ("worst KL" in shown) is (width >= 80)  # a column of its own where there is room
+    assert "<" not in shown
+
+
+def test_the_limit_of_every_kind_of_number_can_be_drawn():
+    worst = {"kl": 9.0, "largest_kl": 9.0, "top1": 0.1, "difference": 9.0, "perplexity_file": 9.0, "base_kl": 0.1}
+    shown = text(proof_table([failed("f16", **worst)]), 120)
+    for limit in ("> 5e-05", "> 0.005", "< 97 %", "> 0.5", "> × 1.005", "< 4.5"):
+        assert limit in shown
 
 
 def test_after_a_quantized_base_the_loss_is_shown_before_and_after_merging():

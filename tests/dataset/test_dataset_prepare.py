@@ -224,9 +224,8 @@ def test_nothing_to_train_on_is_an_error_with_the_first_reason(tmp_path, model):
 
 def test_one_row_that_cannot_be_trained_on_is_not_one_of_many(tmp_path, model):
     _, report = build(settings(tmp_path, [{"a": "b"}], split=ALL), model)
-    assert report["findings"][0]["message"].startswith(
-        "what was read cannot be trained on; the first, rows.jsonl:1: no"
-    )
+    assert report["findings"][0]["message"].startswith("it cannot be trained on, rows.jsonl:1: no known form")
+    assert len(report["findings"]) == 1
 
 
 def test_a_dataset_that_cannot_be_written_leaves_the_old_one(tmp_path, model, monkeypatch):
@@ -392,3 +391,19 @@ def test_a_folder_that_is_divided_already_gets_the_lines_that_use_it_so(tmp_path
     report = build(make_recipe(recipe, folder=tmp_path).data, model)[1]
     assert report["rows"] == {"train": 21, "valid": 20, "test": 1}
     assert not [f for f in report["findings"] if "divided already" in f["message"]]
+
+
+def test_a_divided_folder_is_told_however_deep_it_lies(tmp_path, model):
+    (tmp_path / "repo" / "data" / "v1").mkdir(parents=True)
+    for number, name in enumerate(("train-00000.jsonl", "test-00000.jsonl")):
+        (tmp_path / "repo" / "data" / "v1" / name).write_text("\n".join(map(json.dumps, pairs(20, 100 * number))))
+    data = make_recipe({"data": {"sources": ["repo"]}}, folder=tmp_path).data
+    [hint] = [f["message"] for f in build(data, model)[1]["findings"] if "divided already" in f["message"]]
+    assert hint.startswith("the files of repo/data/v1 are named as divided already")
+    assert 'test = ["repo/data/v1/test-00000.jsonl"]' in hint
+
+
+def test_a_note_on_rows_says_where_the_first_is(tmp_path, model):
+    rows = [*pairs(20), {"prompt": "q", "completion": "Dear {{ name }}"}]
+    found = [f["message"] for f in build(settings(tmp_path, rows, split=ALL), model)[1]["findings"]]
+    assert any(message.startswith("1 row at rows.jsonl:21: an answer holds {{") for message in found)

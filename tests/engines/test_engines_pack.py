@@ -9,7 +9,7 @@ import torch
 
 from tunesmith.engines.base import Batch, LoraShape, StepSettings, iterate_by_padding
 from tunesmith.engines.torch_engine import FEW_SHAPES, TorchEngine
-from tunesmith.engines.torch_functions import head_losses, head_slice
+from tunesmith.engines.torch_head import slice_of, together
 from tunesmith.engines.torch_pack import Packed, pack
 from tunesmith.models.architecture import read_architecture
 
@@ -83,8 +83,8 @@ def test_slices_of_the_vocabulary_give_the_loss_and_the_gradient_of_the_whole(wo
     known = hidden.double().requires_grad_()
     losses = torch.nn.functional.cross_entropy(known @ head.double().t(), targets, reduction="none")
     losses.sum().backward()
-    slices = [head_slice(hidden, targets, head[i : i + words], i, wanted=True) for i in range(0, 99, words)]
-    found, grads = head_losses(slices, targets, head)
+    slices = [slice_of(hidden, targets, head[i : i + words], i, wanted=True) for i in range(0, 99, words)]
+    found, grads = together(slices, targets, head)
     torch.testing.assert_close(found.double(), losses.detach(), atol=1e-5, rtol=1e-5)
     assert grads is not None
     torch.testing.assert_close(grads.double(), known.grad, atol=1e-5, rtol=1e-5)

@@ -12,7 +12,7 @@ from huggingface_hub import metadata_load
 from tunesmith.errors import RunError
 from tunesmith.export.base_model import base_id, licence_of_card, shown_name
 from tunesmith.export.card import Teacher, model_card
-from tunesmith.files import write_json
+from tunesmith.files import file_hash, write_json
 from tunesmith.run import RunFolder
 from tunesmith.settings import make_recipe
 
@@ -143,6 +143,15 @@ def test_the_proof_of_each_published_file_is_told(run):
     assert "| a-q4_k_m.gguf | **does not hold**: prompt |" in card
     assert "not with the files here" in card
     assert "## Proof" not in model_card(run, ADAPTER, "starter")
+
+
+def test_a_proof_of_another_file_of_the_same_name_proves_nothing(run, tmp_path):
+    gguf = tmp_path / "a-f16.gguf"
+    gguf.write_bytes(b"GGUF one")
+    prove(run, [{"gguf": "a-f16.gguf", "sha256": file_hash(gguf), "holds": True, "checks": []}])
+    assert "| a-f16.gguf | holds |" in model_card(run, [gguf], "starter")
+    gguf.write_bytes(b"GGUF two")
+    assert "| a-f16.gguf | not proved |" in model_card(run, [gguf], "starter")
 
 
 def test_it_says_how_to_run_what_is_there(run, tmp_path):

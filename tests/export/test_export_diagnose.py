@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -10,12 +11,15 @@ import numpy as np
 import proof_tiny as tiny
 import pytest
 from proof_tiny import Tiny, rewrite
+from safetensors.numpy import load_file, save_file
 
 from tunesmith.export.diagnose import UNKNOWN, shape_causes, token_causes
 from tunesmith.export.diagnose_weights import tensor_causes
 from tunesmith.export.proof import prove
 from tunesmith.export.proof_limits import Limits
+from tunesmith.export.weights import Weights
 from tunesmith.models.gguf_file import read_gguf
+from tunesmith.models.gguf_tensors import hf_name
 
 QUICK = Limits(tokens=160, conversations=1, prompts=2, max_new_tokens=8)
 
@@ -121,6 +125,36 @@ def test_rows_that_should_stay_as_they_are_are_named_when_they_are_permuted(qwen
     wrong = rewrite(qwen.gguf, tmp_path / "wrong.gguf", change=on("attn_q.weight", permuted))
     causes = tensor_causes(read_gguf(wrong), qwen.base, qwen.adapter)
     assert [cause.name for cause in causes] == ["q/k permutation not wanted"]
+
+
+@pytest.mark.parametrize(("names", "more"), [("blk.0.ffn_up", ""), (".ffn_up", " The same goes for 1 more.")])
+def test_of_several_wrong_tensors_the_others_are_counted(llama: Tiny, tmp_path: Path, names: str, more: str) -> None:
+    wrong = rewrite(llama.gguf, tmp_path / "wrong.gguf", change=on(names, np.zeros_like))
+    [cause] = tensor_causes(read_gguf(wrong), llama.base, llama.adapter)
+    assert cause.sentence == f"blk.0.ffn_up.weight is all zeros in the file, and in the trained model it is not.{more}"
+
+
+def test_an_adapter_that_rounding_bends_is_named(llama: Tiny, tmp_path: Path) -> None:
+    """A small adapter, of which one tensor of the file has nearly twice as much: as near to the weights as rounding."""
+    arrays = load_file(llama.adapter / "adapter_model.safetensors")
+    small = shutil.copytree(llama.adapter, tmp_path / "small") / "adapter_model.safetensors"
+    save_file({name: array * (2e-4 if "lora_B" in name else 1) for name, array in arrays.items()}, small)
+    plain, trained = Weights(llama.base), Weights(llama.base, small.parent)
+
+    def bent(name: str, data: np.ndarray) -> np.ndarray:
+        ours = hf_name(name, gemma=False)
+        if ours is None or data.ndim < 2:
+            return data
+        share = 1.8 if "blk.0.ffn_up" in name else 1.0
+        values = plain.read(ours) + share * (trained.read(ours) - plain.read(ours))
+        heads = tiny.HEADS.get(ours.split(".")[-2])
+        return (tiny.permute(values, heads) if heads else values).astype(np.float32)
+
+    [cause] = tensor_causes(
+        read_gguf(rewrite(llama.gguf, tmp_path / "wrong.gguf", change=bent)), llama.base, small.parent
+    )
+    assert (cause.name, cause.places) == ("adapter distorted by quantizing", ("blk.0.ffn_up.weight",))
+    assert "180% of what training changed in 1 of 14 tensors" in cause.sentence
 
 
 def test_a_tensor_that_is_no_number_is_named(llama: Tiny, tmp_path: Path) -> None:

@@ -337,6 +337,9 @@ def test_only_an_earlier_export_is_replaced(tmp_path: Path) -> None:
     for target in (base, tmp_path / "work"):
         with pytest.raises(StorageError, match="holds the base model"):
             write_merged(weights, base, target)
+    for _ in range(2):
+        write_merged(weights, base, tmp_path / "again")
+        (tmp_path / "again/.DS_Store").write_text("a Mac looked into it")
     (tmp_path / "own").mkdir()
     (tmp_path / "own/thesis.txt").write_text("mine")
     with pytest.raises(StorageError, match=r"holds thesis\.txt, which is not of an export"):

@@ -117,10 +117,10 @@ def test_a_text_that_ollamas_parser_would_change_is_refused(system: str, said: s
 @pytest.mark.parametrize(
     ("config", "expected"),
     [
-        (None, {"num_ctx": 4096}),
+        (None, {}),
         ({"temperature": 0.6, "top_p": 0.9, "top_k": 20, "repetition_penalty": 1.1, "do_sample": True},
-         {"temperature": 0.6, "top_p": 0.9, "top_k": 20, "repeat_penalty": 1.1, "num_ctx": 4096}),
-        ({"do_sample": False, "temperature": 1.0, "eos_token_id": 2}, {"temperature": 0, "num_ctx": 4096}),
+         {"temperature": 0.6, "top_p": 0.9, "top_k": 20, "repeat_penalty": 1.1}),
+        ({"do_sample": False, "temperature": 1.0, "eos_token_id": 2}, {"temperature": 0}),
     ],
 )  # fmt: skip
 def test_parameters_come_from_the_models_generation_config(
@@ -128,7 +128,7 @@ def test_parameters_come_from_the_models_generation_config(
 ) -> None:
     if config is not None:
         (tmp_path / "generation_config.json").write_text(json.dumps(config))
-    assert generation_parameters(tmp_path, 4096) == expected
+    assert generation_parameters(tmp_path) == expected
 
 
 def test_a_broken_generation_config_is_one_sentence(tmp_path: Path) -> None:

@@ -9,7 +9,7 @@ import pytest
 from fake_ollama import FakeOllama, valid_name
 
 from tunesmith.errors import EngineError, ModelError, StorageError
-from tunesmith.export.ollama import address, ask, check_name, create, names, version
+from tunesmith.export.ollama import address, ask, check_name, create, version
 from tunesmith.export.ollama_template import Derived
 
 _DERIVED = Derived("{{ range .Messages }}<{{ .Role }}>{{ .Content }}{{ end }}<assistant>", True, [])
@@ -42,7 +42,7 @@ def test_a_model_is_made_of_its_file_template_system_stops_and_parameters(ollama
     assert made.gguf.read_bytes() == gguf.read_bytes()
     assert (made.template, made.system) == (_DERIVED.template, "You are brief.")
     assert made.parameters == {"temperature": 0.2, "stop": ["<|im_end|>"]}
-    assert names(ollama.host) == ["me/sql:v2"]
+    assert list(ollama.models) == ["me/sql:v2"]
     size = gguf.stat().st_size
     assert [step for step in told if step[1]][-1] == ("sending the file to Ollama", size, size)
     assert ("reading the file", size, size) in told

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
+from types import SimpleNamespace
 
 import gguf
 import numpy as np
@@ -13,10 +15,12 @@ from proof_tiny import Tiny, rewrite
 from tiny_chat import write_chat
 
 from tunesmith.engines.base import Generation
-from tunesmith.errors import ModelError
+from tunesmith.errors import ModelError, StorageError
 from tunesmith.export import proof_model, proof_prompt
+from tunesmith.export.llama_server import ask_server
 from tunesmith.export.proof import kind_of, prove
-from tunesmith.export.proof_limits import Check, KindLimits, Limits
+from tunesmith.export.proof_file import broken_limits
+from tunesmith.export.proof_limits import Check, KindLimits, Limits, Others
 from tunesmith.export.proof_model import Distance, model_check, run_on
 from tunesmith.models.chat import ChatFormat
 from tunesmith.models.gguf_file import read_gguf
@@ -128,13 +132,33 @@ def distance(**changes: float) -> Distance:
 
 
 @pytest.mark.parametrize(
-    "changes",
-    [{"kl": 1.0}, {"largest_kl": 5.0}, {"top1": 0.5}, {"difference": 9.0}, {"perplexity_file": 4.0},
-     {"perplexity_file": 2.0}, {"kl": 9e-5, "base_kl": 1e-6}, {"kl": float("nan")}, {"perplexity_file": float("inf")}],
+    ("changes", "number", "said"),
+    [({"kl": 0.25}, "kl", "mean KL 0.25 (at most 5e-05)"),
+     ({"largest_kl": 5.0}, "largest_kl", "KL 5 at the worst token (at most 0.005)"),
+     ({"top1": 0.96996}, "top1", "the same likeliest token 96.996 % of the time (at least 97 %)"),
+     ({"difference": 9.0}, "difference", "logits that differ by 9 (at most 0.5)"),
+     ({"perplexity_file": 4.0}, "perplexity_ratio", "perplexity off by a factor of 1.33 (at most 1.005)"),
+     ({"perplexity_file": 2.0}, "perplexity_ratio", "perplexity off by a factor of 1.5 (at most 1.005)"),
+     ({"kl": 4e-5, "base_kl": 1e-6}, "base_kl", "mean KL 1e-06 to the untrained base (at least 2e-05)"),
+     ({"kl": float("nan")}, "kl", "mean KL nan (at most 5e-05)"),
+     ({"perplexity_file": float("inf")}, "perplexity_ratio", "perplexity off by a factor of inf (at most 1.005)")],
 )  # fmt: skip
-def test_each_number_alone_can_make_it_fail(changes: dict[str, float]) -> None:
+def test_each_number_alone_can_make_it_fail_and_is_said_with_its_limit(
+    changes: dict[str, float], number: str, said: str
+) -> None:
     assert model_check(distance(), Limits().f16).holds
-    assert not model_check(distance(**changes), Limits().f16).holds
+    check = model_check(distance(**changes), Limits().f16)
+    assert not check.holds
+    assert [broken.number for broken in check.broken] == [number]
+    assert broken_limits(check.to_json()) == [said]
+
+
+def test_what_rounds_too_much_is_answered_by_a_kind_that_held_or_the_next_one_that_did_not_fail() -> None:
+    assert Others(held=["f16", "q8_0"]).instead_of("q4_k_m") == "take q8_0, which held in this run"
+    assert Others().instead_of("q4_k_m") == "take q5_k_m (--quant q5_k_m), the next kind with more bits"
+    assert "take q6_k (--quant q6_k)" in Others(held=["q4_k_m"], failed=["q5_k_m"]).instead_of("q4_k_m")
+    assert "take f16" in Others().instead_of("bf16")
+    assert "--to merged" in Others().instead_of("f16")
 
 
 def test_logits_that_are_no_numbers_never_pass() -> None:
@@ -158,6 +182,26 @@ def test_logits_are_taken_in_parts_that_fit(llama: Tiny, monkeypatch: pytest.Mon
     pieces = proof_model.measure(llama.gguf, llama.engine, rows[:2], adapter=True)
     assert pieces.tokens == sum(len(ids) for ids, _ in rows[:2])
     assert whole.kl == pytest.approx(pieces.kl, abs=1e-4)
+
+
+def test_a_server_is_ended_when_it_is_told_to_stop_in_the_middle(llama: Tiny) -> None:
+    class Stopped(Exception):
+        pass
+
+    def stop(_: float) -> None:
+        raise Stopped
+
+    with pytest.raises(Stopped):
+        ask_server(llama.gguf, [], [[1, 2, 3]] * 6, 4, stop)
+
+
+def test_no_room_for_a_rows_logits_is_said_before_llama_cpp_meets_it(
+    llama: Tiny, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rows = proof_model.learned_rows(tiny.rows(), llama.chat, 160, 256)
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: SimpleNamespace(free=5000))
+    with pytest.raises(StorageError, match=r"the disk is full: .* has room for 5 kB, .* TMPDIR"):
+        proof_model.measure(llama.gguf, llama.engine, rows, adapter=True)
 
 
 # -- answers -----------------------------------------------------------------------------------------

@@ -106,13 +106,13 @@ def test_a_row_may_span_lines_and_the_next_one_knows_its_line(tmp_path):
     rows = csv_rows(tmp_path, 'question,answer\n"a\nb","c ""d""\n\ne"\nf,g\n,\nh\n')
     assert pairs(rows[:2]) == [("a\nb", 'c "d"\n\ne'), ("f", "g")]
     assert [row.origin.line for row in rows] == [2, 6, 8]
-    assert rows[2] == Quarantined(Origin("t/a.csv", 8), "1 cells where the header has 2; mend the row", "h")
+    assert rows[2] == Quarantined(Origin("t/a.csv", 8), "1 cell where the header has 2; mend the row", "h")
 
 
 def test_ragged_rows_are_quarantined_and_their_neighbours_read(tmp_path):
     rows = csv_rows(tmp_path, "question,answer\na,b\nc,d,e\nf\ng,h\n")
     assert reasons(rows) == {
-        "3": "3 cells where the header has 2; mend the row", "4": "1 cells where the header has 2; mend the row",
+        "3": "3 cells where the header has 2; mend the row", "4": "1 cell where the header has 2; mend the row",
     }  # fmt: skip
     assert [row.text for row in rows if isinstance(row, Quarantined)] == ["c,d,e", "f"]
 
@@ -164,7 +164,7 @@ def test_a_file_cut_inside_a_character_loses_its_last_row_only(tmp_path, encodin
 
 def test_a_huge_row_is_quarantined_with_its_beginning_and_size(tmp_path):
     (row,) = csv_rows(tmp_path, f'question,answer\n"{"x" * 5000}"\n')
-    assert row.reason == "1 cells where the header has 2; mend the row (the row has 5,002 characters)"
+    assert row.reason == "1 cell where the header has 2; mend the row (the row has 5,002 characters)"
     assert row.text == '"' + "x" * 1999
 
 

@@ -223,3 +223,9 @@ def test_a_trial_that_took_more_than_there_is_does_not_fit() -> None:
 def test_the_longest_rows_are_the_ones_that_are_tried() -> None:
     lengths = tuple(np.random.default_rng(0).permutation(np.arange(5, 60)).tolist())
     assert sorted(len(ids) for ids, _ in job(lengths=lengths, micro_batch=3).rows) == [57, 58, 59]
+
+
+def test_a_time_that_other_programs_had_a_part_of_is_told_as_such() -> None:
+    found = estimate(job(layers=4), AIR)
+    alone, beside = (replace(found, trial=Trial(1, 1.0, 1.0, 10, share), seconds=60.0) for share in (0.9, 0.4))
+    assert (found.shared, alone.shared, beside.shared) == (False, False, True)

@@ -140,7 +140,7 @@ def test_too_few_passes_keep_nothing() -> None:
     (note,), kept = carried_out(passes=1)
     assert kept is None
     assert "there are too few" in note
-    assert "computed once for all passes (0.0 GB on disk)" in carried_out(passes=2)[0][0]
+    assert "computed once for all passes (0 MB on disk)" in carried_out(passes=2)[0][0]
     assert "from an earlier run" in carried_out(passes=1)[0][0]  # nothing is missing any more
 
 

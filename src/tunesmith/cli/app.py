@@ -174,7 +174,13 @@ def compare(run: Path, /, *questions: str, json: Json = False) -> None:
 
 @app.command(sort_key=8)
 def export(
-    recipe: RecipeOrRun, name: str | None = None, /, *, to: Target = "gguf", quant: str = "q4_k_m", json: Json = False
+    recipe: RecipeOrRun,
+    name: str | None = None,
+    /,
+    *,
+    to: Target = "gguf",
+    quant: str | None = None,
+    json: Json = False,
 ) -> None:
     """The trained model as files that run elsewhere, each GGUF proved to be the trained model.
 
@@ -186,7 +192,7 @@ def export(
         A GGUF file, the adapter alone as GGUF (lora) or for mlx-lm (mlx-lora), a Hugging Face folder (merged), a
         4-bit MLX folder (mlx), or a GGUF handed to Ollama or LM Studio.
     quant
-        How the GGUF's weights are stored: f16, bf16, q8_0, q6_k, q5_k_m or q4_k_m.
+        How the GGUF's weights are stored: f16, bf16, q8_0, q6_k, q5_k_m, or q4_k_m without this.
     """
     from tunesmith.cli import hand_over
 

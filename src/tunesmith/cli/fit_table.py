@@ -21,8 +21,11 @@ PARTS = {
     "adapter": "what learns, and the optimizer",
     "activations": "what a step keeps for its way back",
     "head": "scores of all words (logits)",
-    "filling": "or, before: the layers that do not learn",
+    "filling": "before the first step, instead: the layers that do not learn",
 }
+
+
+AS_BUSY = {False: "", True: " if the machine stays as busy as it is now"}
 
 
 def fit_rows(fit: Fit) -> list[tuple[str, str, bool]]:
@@ -50,13 +53,15 @@ def fit_verdict(fit: Fit) -> str:
         return f"{fit.lacking}; {fit.advice}"
     peak = fit.trial.memory if fit.trial else fit.needs.total
     said = f"it fits: {words.size(peak)} of the {words.size(fit.limit)} of memory that can be had"
-    return said + (f", and about {words.duration(fit.seconds)}" if fit.seconds else "")
+    return said + (
+        f"; the training takes about {words.duration(fit.seconds)}{AS_BUSY[fit.shared]}" if fit.seconds else ""
+    )
 
 
 def fit_table(fit: Fit) -> RenderableType:
     """`fit_verdict` and `fit_rows` for the terminal."""
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False, header_style="dim", padding=(0, 1, 0, 0))
-    table.add_column("memory of the training, estimated")
+    table.add_column("memory, disk and time of the training")
     table.add_column("", justify="right", no_wrap=True)
     for what, size, peak in fit_rows(fit):
         table.add_row(what, Text(size, "bold" if peak else ""))

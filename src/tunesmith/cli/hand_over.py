@@ -7,19 +7,23 @@ from pathlib import Path
 from rich.text import Text
 
 from tunesmith.cli.console import print_json
-from tunesmith.cli.tables import proof_table
+from tunesmith.cli.proof_table import proof_table
 from tunesmith.cli.view import View
 from tunesmith.cli.work import drive, kept_for_json, print_next
-from tunesmith.errors import RecipeError
+from tunesmith.errors import CheckFailed, RecipeError
+from tunesmith.export.formats import USUAL
 
 
-def export(recipe: Path, name: str | None, to: str, quant: str, *, as_json: bool) -> None:
+def export(recipe: Path, name: str | None, to: str, quant: str | None, *, as_json: bool) -> None:
     """`tunesmith export`. Raises `CheckFailed` when a file is not the trained model."""
     if (name is None) == (to == "ollama"):
         raise RecipeError(
             "say how the model is called in Ollama: --to ollama NAME" if name is None
             else f"a name goes with --to ollama; --to {to} takes none"
         )  # fmt: skip
+    if quant and to not in ("gguf", "ollama", "lmstudio"):
+        raise RecipeError(f"--quant is a kind of GGUF; --to {to} takes none")
+    quant = quant or USUAL
     formats = {
         "gguf": [f"gguf:{quant}"],
         "ollama": [f"gguf:{quant}", f"ollama:{name}"],
@@ -29,26 +33,31 @@ def export(recipe: Path, name: str | None, to: str, quant: str, *, as_json: bool
         from tunesmith import stages as rooms
 
         folder, resolved = rooms.open_run(recipe, None, {"export.formats": formats})
+        failed = None
         try:
             drive(folder, resolved, console, stages=("export",), fresh=False)
-        finally:
-            written = f"gguf:{quant}" in formats
-            proofs = [p for p in rooms.proofs(folder) if written and p["gguf"].endswith(f"-{quant}.gguf")]
-            if not as_json and proofs:
-                console.print(proof_table(proofs))
-        if not as_json:
-            gguf = next((folder.export / p["gguf"] for p in proofs), None)
-            hints = {f"tunesmith publish {folder} --to hf:OWNER/NAME": "send it to a hub"}
-            print_next(console, ({f"tunesmith chat {gguf}": "talk to the file"} if gguf else {}) | hints)
+        except CheckFailed as error:
+            failed = error  # raised behind the table that shows it
+        written = f"{folder.path.resolve().name}-{quant}.gguf" if f"gguf:{quant}" in formats else None
+        proofs = [proof for proof in rooms.proofs(folder) if proof["gguf"] == written]
+        if proofs and not as_json:
+            console.print(proof_table(proofs))
+        if not as_json and not failed:
+            what = f" --what {to}" if to in ("gguf", "merged", "mlx") else ""
+            hints = {f"tunesmith publish {folder} --to hf:OWNER/NAME{what}": "send it to a hub"}
+            talk = {f"tunesmith chat {folder.export / written}": "talk to the file"} if written else {}
+            print_next(console, talk | hints)
     if as_json:
         print_json({"run": str(folder), "formats": formats, "folder": str(folder.export), "proofs": proofs})
+    if failed:
+        raise failed
 
 
 def prove(run: Path, ggufs: list[Path], *, as_json: bool) -> None:
     """`tunesmith prove`. Raises `CheckFailed` when a file is not the trained model."""
     with kept_for_json(as_json) as console:
         from tunesmith import stages as rooms
-        from tunesmith.export.produce import refuse_unproved
+        from tunesmith.export.proof_file import refuse_unproved
         from tunesmith.run import RunFolder
 
         folder = RunFolder(run)
@@ -92,7 +101,8 @@ def publish(run: Path, to: str, what: str, *, public: bool, as_json: bool) -> No
 
 
 def _published(adapter: Path, export: Path, what: str) -> list[Path]:
-    if what == "gguf":
-        return sorted(export.glob("*.gguf")) + [p for p in [export / "Modelfile"] if p.exists()]
+    if what == "gguf":  # the adapter's is no model that Ollama or llama.cpp could run by itself
+        ggufs = [path for path in sorted(export.glob("*.gguf")) if not path.name.endswith("-lora.gguf")]
+        return ggufs + [path for path in [export / "Modelfile"] if path.exists()]
     folder = {"adapter": adapter, "merged": export / "merged", "mlx": export / "mlx-4bit"}[what]
     return sorted(path for path in folder.glob("*") if path.is_file())

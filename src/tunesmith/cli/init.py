@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from importlib import resources
 from pathlib import Path
 from typing import Literal
@@ -23,5 +24,5 @@ def write_recipe(folder: Path, like: Like) -> Path:
     if path.exists():
         raise RecipeError(f"{path} is there already; edit it, or choose another name")
     template = resources.files("tunesmith.cli") / "recipes" / f"{like}.toml"
-    files.write_text(path, template.read_text(encoding="utf-8").format(name=folder))
+    files.write_text(path, template.read_text(encoding="utf-8").format(name=shlex.quote(f"{folder}/recipe.toml")))
     return path

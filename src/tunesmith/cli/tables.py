@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -37,6 +36,8 @@ class ResultsTable:
             if console.measure(table, options=options.update_width(1000)).maximum <= options.max_width:
                 break
         yield table
+        if any(task not in result.get("tasks", {}) for result in self.results for task in self.tasks):
+            yield Text("– not asked: questions are put to base and tuned alone", "dim")
         yield from _verdicts(self.results, self.tasks)
 
     def _table(self, detail: int) -> Table:
@@ -118,60 +119,6 @@ def _verdicts(results: Sequence[dict[str, Any]], tasks: Sequence[str]) -> list[T
     return lines
 
 
-# -- proofs --------------------------------------------------------------------------------------
-
-
-def proof_table(proofs: Sequence[dict[str, Any]]) -> RenderableType:
-    """One line a file, then what did not hold and why."""
-    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, header_style="dim", padding=(0, 1, 0, 0))
-    table.add_column("file", overflow="fold")
-    for heading in ("proof", "KL", "top-1", "perplexity", "task"):
-        table.add_column(heading, justify="left" if heading in ("proof", "task") else "right", no_wrap=True)
-    merged: list[RenderableType] = []
-    wrong: list[RenderableType] = []
-    for proof in proofs:
-        checks = {check["name"]: check for check in proof["checks"]}
-        model = checks.get("model", {}).get("measured", {})
-        held = sum(check["holds"] for check in checks.values())
-        sign, style = ("✓", "bold green") if proof["holds"] else ("✗", "bold red")
-        table.add_row(
-            visible(proof["gguf"]), Text(f"{sign} {held} of {len(checks)}", style), _small(model.get("kl")),
-            words.percent(model["top1"]) if model.get("top1") is not None else "–", _perplexities(model),
-            _task(proof.get("task")),
-        )  # fmt: skip
-        if proof.get("base was quantized") and model.get("perplexity_file"):
-            merged.append(hanging("·", _merging(proof, model), "dim"))
-        wrong += [hanging("✗", f"{c['name']}: {c['means']}", "red") for c in checks.values() if not c["holds"]]
-        wrong += [hanging("→", visible(cause["sentence"]), "bold red") for cause in proof["causes"]]
-    return Group(table, *merged, *wrong)
-
-
-def _merging(proof: dict[str, Any], model: dict[str, Any]) -> str:
-    """What merging into weights that had been quantized before has cost: base with adapter, and the file."""
-    before, after = (math.log(model[f"perplexity_{which}"]) for which in ("trained", "file"))
-    rounded = "" if proof["kind"] in ("f16", "bf16") else f" and rounding to {proof['kind']}"
-    return (
-        f"{visible(proof['gguf'])}: held-out loss {before:.4f} before and {after:.4f} after merging into the base's "
-        f"de-quantized weights{rounded}"
-    )
-
-
-def _small(value: float | None) -> str:
-    return "–" if value is None else f"{value:.1e}" if value < 1e-3 else f"{value:.3f}"
-
-
-def _perplexities(model: dict[str, Any]) -> str:
-    trained, file = model.get("perplexity_trained"), model.get("perplexity_file")
-    return "–" if trained is None or file is None else f"{trained:.2f} → {file:.2f}"
-
-
-def _task(task: dict[str, Any] | None) -> str:
-    if task is None:
-        return "–"
-    low, high = task["interval"]
-    return f"{task['kind']} {words.percent(task['score'])} ({100 * low:.0f}–{100 * high:.0f}) of {task['n']}"
-
-
 # -- the report of prepare and check -------------------------------------------------------------
 
 
@@ -190,7 +137,7 @@ def report_table(report: dict[str, Any], place: str) -> RenderableType:
     most = max([*rows.values(), 1])
     grid.add_row("read", f"{report['inputs']:,}", Prose("rows and documents", "dim"))
     if report["divided"]:
-        grid.add_row("divided", f"+{report['divided']:,}", Prose("more rows, from documents too long for one", "dim"))
+        grid.add_row("divided", f"+{report['divided']:,}", Prose("from documents too long for one row", "dim"))
     for part, name in (("train", "to train"), ("valid", "to validate"), ("test", "to test")):
         grid.add_row(name, f"{rows.get(part, 0):,}", Text(bar(rows.get(part, 0) / most, 24), "cyan"))
     for key, name, why, style in (
@@ -202,7 +149,7 @@ def report_table(report: dict[str, Any], place: str) -> RenderableType:
             grid.add_row(name, f"{report[key]:,}", Prose(why, style))
     share = tokens["learned"] / tokens["train"] if tokens["train"] else 0.0
     grid.add_row("tokens", f"{tokens['train']:,}", Text(f"{words.percent(share)} of them learned", "dim"))
-    grid.add_row("longest row", f"{tokens['longest']:,}", Text("tokens", "dim"))
+    grid.add_row("longest row", f"{tokens['longest']:,}", Text("tokens, of all rows", "dim"))
     if report["cut"]["rows"]:
         grid.add_row("cut", f"{report['cut']['rows']:,}", _cut(report["cut"]))
     changed = any(report[key] for key in ("divided", "merged", "removed"))

@@ -108,6 +108,11 @@ class View:
 
     # -- what stays on the screen ----------------------------------------------------------------
 
+    def keep(self, what: RenderableType) -> None:
+        """Print something above what moves."""
+        with self._lock:
+            self._keep(what)
+
     def _keep(self, what: RenderableType) -> None:
         self.console.print(what)
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from tunesmith.machine import size as size  # the library's messages say it in the same words
+
 
 def duration(seconds: float) -> str:
     """0.4 s, 45 s, 4 min 10 s, 1 h 02 min."""
@@ -13,11 +15,6 @@ def duration(seconds: float) -> str:
     if whole < 3600:
         return f"{whole // 60} min {whole % 60:02d} s"
     return f"{whole // 3600} h {whole % 3600 // 60:02d} min"
-
-
-def size(count: float) -> str:
-    """Bytes as 2.1 GB, 340 MB."""
-    return f"{count / 1e9:.1f} GB" if count >= 1e9 else f"{count / 1e6:.0f} MB"
 
 
 def rate(value: float) -> str:

@@ -20,9 +20,11 @@ from tunesmith.cli.console import print_json, standard_error, standard_output
 from tunesmith.cli.edge import CONTINUES, UsageError, two_interrupts
 from tunesmith.cli.fit_table import fit_table, fit_values
 from tunesmith.cli.init import CHOICES, Like, write_recipe
-from tunesmith.cli.tables import ResultsTable, proof_table, report_table, side_by_side, token_legend, token_rows
+from tunesmith.cli.proof_table import proof_table
+from tunesmith.cli.tables import ResultsTable, report_table, side_by_side, token_legend, token_rows
 from tunesmith.cli.view import View
 from tunesmith.errors import CheckFailed
+from tunesmith.progress import Progress
 from tunesmith.run import STAGES
 
 if TYPE_CHECKING:
@@ -101,24 +103,25 @@ def _show_outcome(console: Console, folder: RunFolder, outcome: dict[str, Any], 
     if "results" in outcome:
         console.print(ResultsTable(outcome["results"]))
     elif stages == ("prepare",):
-        console.print(report_table(outcome["report"], files_at(folder)))
+        console.print(report_table(outcome["report"], f"The files named here are in {folder.dataset}."))
     if "proofs" in outcome:
         console.print(proof_table(outcome["proofs"]))
     if stages == ("train",):
-        hints = {f"tunesmith evaluate {folder}": "measure it"}
+        hints = {f"tunesmith evaluate {quoted(folder)}": "measure it"}
     elif stages == ("prepare",):
-        hints = {f"tunesmith train {folder}": "train on these rows"}
+        hints = {f"tunesmith train {quoted(folder)}": "train on these rows"}
     else:
         hints = {
-            f"tunesmith compare {folder}": "base and tuned side by side",
-            f"tunesmith chat {folder}": "talk to it",
-            f"tunesmith export {folder}": "a GGUF file for Ollama, LM Studio and others, proved to be this model",
+            f"tunesmith compare {quoted(folder)}": "base and tuned side by side",
+            f"tunesmith chat {quoted(folder)}": "talk to it",
+            f"tunesmith export {quoted(folder)}": "a GGUF for Ollama, LM Studio and others, proved to be this model",
         }
     print_next(console, hints)
 
 
-def files_at(folder: RunFolder) -> str:
-    return f"The files named here are in {folder.dataset}."
+def quoted(path: object) -> str:
+    """A path as a shell takes it."""
+    return shlex.quote(str(path))
 
 
 def print_next(console: Console, hints: dict[str, str]) -> None:
@@ -142,26 +145,21 @@ def _program() -> str:
 def demo(path: Path, *, as_json: bool) -> None:
     """`tunesmith demo`: the whole road, then three questions that were kept out."""
     from tunesmith.demo.demo import prepare_demo
-    from tunesmith.serving.answers import compare as answers
     from tunesmith.stages import open_run
 
     with kept_for_json(as_json) as console:
         folder, recipe = open_run(prepare_demo(path / "sample"), path, {})
         drive(folder, recipe, console, stages=STAGES, fresh=False)
         outcome = _outcome(folder, STAGES)
-        comparisons = []
-        for comparison in answers(folder, []):
-            comparisons.append(asdict(comparison))
-            if not as_json:
-                console.print(side_by_side(**comparisons[-1]))
+        comparisons = _compared(folder, [], console, as_json=as_json)
         if not as_json:
             console.print(ResultsTable(outcome["results"]))
             print_next(console, {
-                f"tunesmith chat {folder}": "talk to it",
-                f'tunesmith compare {folder} "How many customers are there?"': "ask both models",
-                f"tunesmith check {folder}": "see the rows as the model sees them",
-                f"tunesmith export {folder}": "a GGUF file for Ollama, LM Studio and others, proved to be this model",
-                f"ls {folder}": "everything about this run, as files",
+                f"tunesmith chat {quoted(folder)}": "talk to it",
+                f'tunesmith compare {quoted(folder)} "How many customers are there?"': "ask both models",
+                f"tunesmith check {quoted(folder)}": "see the rows as the model sees them",
+                f"tunesmith export {quoted(folder)}": "a GGUF for Ollama and others, proved to be this model",
+                f"ls {quoted(folder)}": "everything about this run, as files",
             })  # fmt: skip
     if as_json:
         print_json({**outcome, "comparisons": comparisons})
@@ -171,15 +169,15 @@ def init(folder: Path, like: Like | None) -> None:
     """`tunesmith init`. Without ``like`` the choices are shown, and the exit status is that of wrong usage."""
     if like is None:
         print_next(standard_error(), {
-            f"tunesmith init {shlex.quote(str(folder))} --like {choice}": what for choice, what in CHOICES.items()
+            f"tunesmith init {quoted(folder)} --like {choice}": what for choice, what in CHOICES.items()
         })  # fmt: skip
         raise UsageError("say with --like what you have, as above")
     recipe = write_recipe(folder, like)
     console = standard_output()
     console.print(Text.assemble(("✓ ", "bold green"), f"{recipe}: say in it where your data is, then"))
     print_next(console, {
-        f"tunesmith check {shlex.quote(str(recipe))}": "what the model would see, and what is wrong with the data",
-        f"tunesmith run {shlex.quote(str(recipe))}": "prepare, train, evaluate",
+        f"tunesmith check {quoted(recipe)}": "what the model would see, and what is wrong with the data",
+        f"tunesmith run {quoted(recipe)}": "prepare, train, evaluate",
     })  # fmt: skip
 
 
@@ -190,7 +188,9 @@ def check(path: Path, overrides: dict[str, Any], *, rows: int, html: Path | None
 
         _, recipe = rooms.open_run(path, None, overrides)
         with View(console) as view:
-            found = rooms.check(recipe, max(rows, 20 if html else 0), view.show)
+            found = rooms.check(
+                recipe, max(rows, 20 if html else 0), lambda p: None if p.event == "fits" else view.show(p)
+            )
         if html:
             from tunesmith.cli.page import check_page
 
@@ -200,7 +200,9 @@ def check(path: Path, overrides: dict[str, Any], *, rows: int, html: Path | None
                 console.print(token_rows(sample.origin, sample.tokens))
             if found.samples and rows:
                 console.print(Text(), token_legend(), Text(), sep="\n")
-            console.print(report_table(found.report, f"`tunesmith prepare {path}` writes the files named here."))
+            console.print(
+                report_table(found.report, f"`tunesmith prepare {quoted(path)}` writes the files named here.")
+            )
             if found.fit:
                 console.print(fit_table(found.fit))
             if html:
@@ -212,21 +214,31 @@ def check(path: Path, overrides: dict[str, Any], *, rows: int, html: Path | None
     if found.fit and found.fit.lacking:
         errors.append(f"the training does not fit: {found.fit.lacking}; {found.fit.advice}")
     if errors:
-        raise CheckFailed(f"{words.how_many(len(errors), 'finding')} to mend before training; the first: {errors[0]}")
+        them = f"; the first: {errors[0]}" if as_json else ", marked ✗ above"
+        raise CheckFailed(f"{words.how_many(len(errors), 'finding')} to mend before training{them}")
 
 
 def compare(path: Path, questions: list[str], *, as_json: bool) -> None:
     """`tunesmith compare`."""
-    comparisons = []
     with kept_for_json(as_json) as console:
         from tunesmith.run import RunFolder
-        from tunesmith.serving.answers import compare as answers
 
         folder = RunFolder(path)
         folder.recipe()  # says so when this is no run folder, before a model is loaded
-        for comparison in answers(folder, questions):
-            comparisons.append(asdict(comparison))
-            if not as_json:
-                console.print(side_by_side(**comparisons[-1]))
+        comparisons = _compared(folder, questions, console, as_json=as_json)
     if as_json:
         print_json({"run": str(folder), "comparisons": comparisons})
+
+
+def _compared(folder: RunFolder, questions: list[str], console: Console, *, as_json: bool) -> list[dict[str, Any]]:
+    """Both models' answers, each shown as it comes."""
+    from tunesmith.serving.answers import compare as answers
+
+    comparisons: list[dict[str, Any]] = []
+    with View(console) as view:
+        view.show(Progress("stage", stage="compare"))
+        for comparison in answers(folder, questions, notify=view.show):
+            comparisons.append(asdict(comparison))
+            if not as_json:
+                view.keep(side_by_side(**comparisons[-1]))
+    return comparisons

@@ -70,6 +70,8 @@ class Digest:
     documents: list[Document] = field(default_factory=list)
     inputs: int = 0
     noted: Counter[str] = field(default_factory=Counter)
+    noted_at: dict[str, str] = field(default_factory=dict)
+    """Note -> the first place."""
     personal: Counter[str] = field(default_factory=Counter)
     personal_at: dict[str, str] = field(default_factory=dict)
     """Kind -> the first place."""
@@ -99,6 +101,8 @@ def _digested(
         examples.append(_with_system(item, data.system) if data.system else item)
         if item.notes:
             made.noted.update(item.notes)
+            for note in item.notes:
+                made.noted_at.setdefault(note, str(item.origin))
     written = [example.written() for example in examples]
     _clean(examples, written, data, made)
     return written, examples

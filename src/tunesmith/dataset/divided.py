@@ -5,10 +5,12 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Iterator
-from pathlib import Path, PurePath
+from pathlib import Path, PurePosixPath
 
 from tunesmith.dataset.split import PARTS, Part
 from tunesmith.settings import DataSettings
+from tunesmith.sources.folder import walk
+from tunesmith.sources.quarantine import Quarantined
 from tunesmith.sources.read import ROWS
 from tunesmith.sources.tables import TABLES
 
@@ -28,13 +30,12 @@ def hints(data: DataSettings) -> Iterator[str]:
     if isinstance(data.split.valid, tuple) or isinstance(data.split.test, tuple):
         return
     for place, source in enumerate(data.sources):
-        found = _parts(Path(data.folder) / source.path, source.path)
-        if found["train"] and (found["valid"] or found["test"]):
+        for folder, found in _divided(Path(data.folder) / source.path, source.path):
             others = [other.path for other in data.sources[:place] + data.sources[place + 1 :]]
             lines = [f"[data] sources = {_list([*found['train'], *others])}"]
             kept = " and ".join(f"{part} = {_list(found[part])}" for part in PARTS[1:] if found[part])
             yield (
-                f"the files of {source.path} are named as divided already, and were put together and divided anew; "
+                f"the files of {folder} are named as divided already, and were put together and divided anew; "
                 f"to use them as they are, write {lines[0]} and [data.split] {kept}"
             )
 
@@ -43,15 +44,17 @@ def _list(paths: list[str]) -> str:
     return json.dumps(paths[:SHOWN], ensure_ascii=False)
 
 
-def _parts(folder: Path, name: str) -> dict[Part, list[str]]:
-    """The files with rows that are named for each part, as the recipe would name them."""
-    found: dict[Part, list[str]] = {"train": [], "valid": [], "test": []}
-    try:
-        there = sorted(folder.iterdir()) if folder.is_dir() else []
-    except OSError:
-        return found
-    for path in there:
-        part: Part | None = next((part for part in PARTS if _NAMED[part].fullmatch(path.stem)), None)
-        if part and path.suffix.lower() in {*ROWS, *TABLES} and path.is_file():
-            found[part].append((PurePath(name) / path.name).as_posix())
-    return found
+def _divided(path: Path, name: str) -> Iterator[tuple[str, dict[Part, list[str]]]]:
+    """Every folder in a source whose files with rows are named for parts, and these files as the recipe would name
+    them."""
+    folders: dict[str, dict[Part, list[str]]] = {}
+    for item in walk(path, name) if path.is_dir() else ():
+        if isinstance(item, Quarantined):
+            continue
+        file = PurePosixPath(item[1])
+        part: Part | None = next((part for part in PARTS if _NAMED[part].fullmatch(file.stem)), None)
+        if part and file.suffix.lower() in {*ROWS, *TABLES}:
+            folders.setdefault(str(file.parent), {"train": [], "valid": [], "test": []})[part].append(str(file))
+    yield from (
+        (folder, parts) for folder, parts in folders.items() if parts["train"] and parts["valid"] + parts["test"]
+    )

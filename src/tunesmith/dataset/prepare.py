@@ -187,6 +187,7 @@ class _Preparing:
         account.inputs += made.inputs
         account.divided += len(made.sizes) + len(made.quarantined) - made.inputs
         self.tally.noted.update(made.noted)
+        self.tally.noted_at = {**made.noted_at, **self.tally.noted_at}
         self.tally.personal.update(made.personal)
         self.tally.personal_at = {**made.personal_at, **self.tally.personal_at}
         for item in made.quarantined:

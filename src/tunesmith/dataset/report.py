@@ -93,6 +93,7 @@ class Tally:
     reasons: dict[str, Reason] = field(default_factory=dict)
     removed: Counter[str] = field(default_factory=Counter)
     noted: Counter[str] = field(default_factory=Counter)
+    noted_at: dict[str, str] = field(default_factory=dict)
     personal: Counter[str] = field(default_factory=Counter)
     personal_at: dict[str, str] = field(default_factory=dict)
     boilerplate: Counter[str] = field(default_factory=Counter)
@@ -214,8 +215,8 @@ def _nothing(tally: Tally) -> Found:
     inputs = sum(account.inputs for account in tally.accounts)
     if tally.reasons:
         first = next(iter(tally.reasons.values()))
-        none = "what was read cannot" if inputs == 1 else f"none of the {inputs:,} rows and documents can"
-        yield "error", f"{none} be trained on; the first, {first.place}: {first.reason}"
+        none = f"none of the {inputs:,} rows and documents can be trained on; the first"
+        yield "error", f"{'it cannot be trained on' if inputs == 1 else none}, {first.place}: {first.reason}"
     elif inputs:
         yield "error", "all rows are for validation and test; add rows, or lower data.split.valid and data.split.test"
     else:
@@ -237,7 +238,8 @@ def _leaked(made: decide.Decisions, row: Callable[[int], Example]) -> Found:
 
 def _unused(tally: Tally, data: DataSettings) -> Found:
     most = sorted(tally.reasons.values(), key=lambda reason: -reason.rows)
-    for reason in most[:5]:
+    trained = any(account.rows["train"] for account in tally.accounts)
+    for reason in most[:5] if trained or len(most) > 1 else []:  # a single one is the error's
         yield "warning", f"{reason.rows:,} quarantined, the first at {reason.place}: {reason.reason}"
     if more := sum(reason.rows for reason in most[5:]):
         yield "warning", f"{more:,} quarantined for other reasons, each in quarantine.jsonl"
@@ -246,7 +248,7 @@ def _unused(tally: Tally, data: DataSettings) -> Found:
         yield "warning", f"{are} longer than {data.max_tokens:,} tokens, and {tally.cut.lost:,} tokens are lost"
     uses: dict[Part, str] = {"valid": "choose the best checkpoint", "test": "measure the result"}
     for part, use in uses.items():
-        if not any(a.rows[part] for a in tally.accounts):
+        if trained and not any(a.rows[part] for a in tally.accounts):
             more = f"add documents or rows, raise data.split.{part}, or name a file there"
             yield "warning", f"no {part} rows: nothing to {use} with; {more}"
 
@@ -271,12 +273,13 @@ def _alike(tally: Tally, made: decide.Decisions, row: Callable[[int], Example], 
         yield "note", f"{repeats} another one exactly and {'was' if merged == 1 else 'were'} left out"
     if tally.near:
         across = sum(made.part[a] != made.part[b] for a, b, _ in tally.near)
+        sides = f", {across:,} across the split" if across else ""
         done = "left out" if clean.near_duplicates == "drop" else "kept; data.clean.near_duplicates drops them"
         yield (
             "warning" if across else "note",
             (
                 f"{_many(len(tally.near), 'row is almost the same as another', 'rows are almost the same as others')}, "
-                f"{across or 'none'} of them across the split ({done}), the first at {row(tally.near[0][1]).origin}"
+                f"the first at {row(tally.near[0][1]).origin}{sides} ({done})"
             ),
         )
 
@@ -284,11 +287,16 @@ def _alike(tally: Tally, made: decide.Decisions, row: Callable[[int], Example], 
 def _left_out(tally: Tally) -> Found:
     if tally.boilerplate:
         line, n = tally.boilerplate.most_common(1)[0]
-        lines = _many(len(tally.boilerplate), "line", "lines")
+        lines = _many(len(tally.boilerplate), "line was", "lines were")
         times = _many(n, "time", "times")
-        yield "note", f"{lines} with which many documents begin or end left out, the most frequent {times}: {line[:60]}"
+        yield (
+            "note",
+            f"{lines} left out with which many documents begin or end, the most frequent {times}: {line[:60]}",
+        )
     for note, n in tally.noted.most_common():
-        yield "warning" if note.startswith(_DOUBTFUL) else "note", f"{_many(n, 'row', 'rows')}: {note}"
+        rows = _many(n, "row", "rows, the first")
+        severity = "warning" if note.startswith(_DOUBTFUL) else "note"
+        yield severity, f"{rows} at {tally.noted_at[note]}: {note}"
     if tally.preferences:
         bad = tally.removed[decide.REASONS[decide.BAD]]
         yield (

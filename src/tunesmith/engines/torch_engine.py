@@ -23,11 +23,11 @@ from tunesmith.engines.base import (
     iterate_by_tokens,
     peak_memory,
 )
-from tunesmith.engines.needs import HEAD_ROWS, HEAD_WORDS, MOST_TOKENS
+from tunesmith.engines.needs import MOST_TOKENS
 from tunesmith.engines.torch_cores import Cores, memory_errors
 from tunesmith.engines.torch_decoder import Decoder, Layer, Update, Updates
-from tunesmith.engines.torch_functions import head_losses, head_slice
 from tunesmith.engines.torch_generate import Picker, continue_prompts
+from tunesmith.engines.torch_head import Measured, measure
 from tunesmith.engines.torch_pack import Packed, pack
 from tunesmith.errors import EngineError, TrainingError
 from tunesmith.models.architecture import Architecture
@@ -155,11 +155,12 @@ class TorchEngine:
         total = 0.0
         for jobs in self._cores.rounds(work):
             ahead = list(self._cores.each(self._ahead, jobs))
-            measured = self._head([packed for packed, _, _ in ahead], [hidden for _, hidden, _ in ahead], wanted=True)
-            list(self._cores.each(lambda job: _back(*job, learned), list(zip(ahead, measured, strict=True))))
-            total += sum(losses.double().sum().item() for losses, _ in measured)
-            for _, _, updates in ahead:
-                for place, update in updates.items():
+            packs, hidden, updates = zip(*ahead, strict=True)
+            measured = measure(self.decoder.head, packs, hidden, self._cores, wanted=True)
+            list(self._cores.each(lambda job: _back(*job, learned), list(zip(hidden, measured, strict=True))))
+            total += sum(found.losses.double().sum().item() for found in measured)
+            for one in updates:
+                for place, update in one.items():
                     self._trained[place].add(update)
         return StepResult(total / learned, self._update(settings), learned)
 
@@ -168,24 +169,6 @@ class TorchEngine:
         batch, rows, generator = job
         packed, updates = self._packed(batch, rows), self._updates(generator, wanted=True)
         return packed, self.decoder.hidden(packed, updates, self._lowest(), packed.at), updates
-
-    @torch.no_grad()
-    def _head(
-        self, packs: Sequence[Packed], hidden: Sequence[Tensor], *, wanted: bool = False
-    ) -> list[tuple[Tensor, Tensor | None]]:
-        """Of every pack the losses of its predictions (float32, nats) and, if ``wanted``, their gradients for hidden
-        [predictions, width]. The cores divide the vocabulary, or each of them would have to read all of it."""
-        head, sizes = self.decoder.head, [len(packed.at) for packed in packs]
-        words = HEAD_WORDS if self._cores.count > 1 else len(head)
-        states, targets = torch.cat(list(hidden)), torch.cat([packed.ids[packed.at + 1] for packed in packs])
-        losses, grads = list[Tensor](), list[Tensor]()
-        for some, wished in zip(states.split(HEAD_ROWS), targets.split(HEAD_ROWS), strict=True):
-            jobs = [(some, wished, head[i : i + words], i, wanted) for i in range(0, len(head), words)]
-            loss, grad = head_losses(list(self._cores.each(lambda job: head_slice(*job), jobs)), wished, head)
-            losses.append(loss)
-            grads += [] if grad is None else [grad]
-        by_pack = torch.cat(losses).split(sizes), torch.cat(grads).split(sizes) if wanted else [None] * len(packs)
-        return [(loss[: int(packed.learn.sum())], grad) for packed, loss, grad in zip(packs, *by_pack, strict=True)]
 
     def _parts(self, batch: Batch) -> list[list[int]]:
         """The rows that learn, in parts of about as many tokens each: one or more for each core that
@@ -255,7 +238,8 @@ class TorchEngine:
         for parts in self._cores.rounds(self._parts(batch)):
             packs = [self._packed(batch, rows) for rows in parts]
             hidden = list(self._cores.each(lambda packed: self._predicting(packed, updates), packs))
-            for rows, packed, (losses, _) in zip(parts, packs, self._head(packs, hidden), strict=True):
+            found = measure(self.decoder.head, packs, hidden, self._cores)
+            for rows, packed, (losses, _) in zip(parts, packs, found, strict=True):
                 np.add.at(
                     summed, np.asarray(rows)[packed.row[packed.learn].cpu().numpy()], losses.double().cpu().numpy()
                 )
@@ -367,12 +351,10 @@ def fastest_dtype(device: torch.device) -> Precision:
     return "bf16" if torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported() else "fp32"
 
 
-def _back(ahead: tuple[Packed, Tensor, Updates], measured: tuple[Tensor, Tensor | None], learned: int) -> None:
+def _back(hidden: Tensor, measured: Measured, learned: int) -> None:
     """Leaves the gradients of the mean loss over ``learned`` predictions on the updates."""
-    (_, hidden, _), (losses, grad) = ahead, measured
-    assert grad is not None
-    grad[len(losses) :] = 0  # padding
-    hidden.backward(grad.div_(learned).to(hidden.dtype))
+    assert measured.gradient is not None
+    hidden.backward(measured.gradient.div_(learned).to(hidden.dtype))
 
 
 def _unlearned(rows: Sequence[np.ndarray]) -> Batch:

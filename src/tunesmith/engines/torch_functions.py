@@ -8,9 +8,9 @@ All weights of the base are frozen: no function computes a gradient for them.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -204,45 +204,3 @@ class Gated(Function):
 
 def _activate(x: Tensor, activation: str) -> Tensor:
     return F.silu(x) if activation == "silu" else F.gelu(x, approximate="tanh")
-
-
-class HeadSlice(NamedTuple):
-    """What one slice of the vocabulary says of n predictions; float32. ``whole`` [n]: logarithm of its summed
-    exponentials; ``target`` [n]: the target's logit, 0 where it is in another slice; ``pull`` [n, width]: the slice's
-    words but the target, weighed by their probabilities inside the slice, or None."""
-
-    whole: Tensor
-    target: Tensor
-    pull: Tensor | None
-
-
-def head_slice(hidden: Tensor, targets: Tensor, head: Tensor, first: int, wanted: bool) -> HeadSlice:
-    """The head [words, width] from word ``first`` on, applied to hidden [n, width] whose targets [n] are known."""
-    logits = hidden @ head.t()
-    p = torch.softmax(logits, -1, dtype=torch.float32)
-    # The largest logit has the probability exp(it - whole); no other pass over all words is needed for that.
-    whole = logits.amax(-1).float() - p.amax(-1).log_()
-    inside = (targets >= first) & (targets < first + len(head))
-    own = torch.where(inside, targets - first, 0)[:, None]
-    target = torch.where(inside, logits.gather(1, own)[:, 0].float(), 0.0)
-    if not wanted:
-        return HeadSlice(whole, target, None)
-    p.scatter_(1, own, torch.where(inside[:, None], 0.0, p.gather(1, own)))
-    return HeadSlice(whole, target, (p.to(head.dtype) @ head).float())
-
-
-def head_losses(slices: Sequence[HeadSlice], targets: Tensor, head: Tensor) -> tuple[Tensor, Tensor | None]:
-    """Negative log-likelihood (float32 [n], nats) of the targets, of all slices of the vocabulary together, and its
-    gradient for the hidden states [n, width] where the slices have it.
-
-    The target's own part of the gradient is p - 1 = expm1(-loss), taken in float32: in bf16 nothing would be left of
-    it for words that are nearly sure.
-    """
-    whole = torch.logsumexp(torch.stack([s.whole for s in slices]), 0)
-    losses = whole - sum(s.target for s in slices)
-    grads = torch.expm1(-losses)[:, None] * head[targets].float()
-    for s in slices:
-        if s.pull is None:
-            return losses, None
-        grads.addcmul_(s.pull, (s.whole - whole).exp_()[:, None])
-    return losses, grads

@@ -45,6 +45,8 @@ class Evaluation:
     tokens: Tokens
     prefix: Prefix | None = None
     """What is known of the layers below the trained ones."""
+    notify: Callable[[Progress], None] = lambda _: None
+    """Told what goes on inside one measurement."""
     results: list[dict[str, Any]] = field(default_factory=list)
     samples: list[dict[str, Any]] = field(default_factory=list)
     _base_marks: dict[str, list[bool]] = field(default_factory=dict)
@@ -59,17 +61,17 @@ class Evaluation:
         for task in tasks.values():
             for row in rows:
                 task.grade(row, row.answer)  # a gold answer that fails is said before hours of generating
-        for i, candidate in enumerate(candidates):
-            yield Progress(
-                "working", stage="evaluate", model=candidate.name, message=f"{candidate.name}: loss",
-                done=i, total=len(candidates),
-            )  # fmt: skip
+        for candidate in candidates:
+            self._tell(candidate.name, "loss", 0, len(self.tokens))
             if candidate.arrays is not None:
                 self.engine.load_adapter_arrays(candidate.arrays())
             adapter = candidate.arrays is not None
             result: dict[str, Any] = {"model": candidate.name, "split": "test"}
             if any(t.kind == "loss" for t in self.settings.tasks):
-                loss = mean_loss(self.engine, self.tokens, self.settings.batch, adapter=adapter, prefix=self.prefix)
+                loss = mean_loss(
+                    self.engine, self.tokens, self.settings.batch, adapter=adapter, prefix=self.prefix,
+                    on_rows=lambda done, name=candidate.name: self._tell(name, "loss", done, len(self.tokens)),
+                )  # fmt: skip
                 result |= {"loss": loss, "perplexity": math.exp(min(loss, 700))}
             if candidate.asked and tasks and rows:
                 answers: list[str] = []
@@ -88,13 +90,22 @@ class Evaluation:
         """One greedy answer a row, in batches of rows of like length."""
         prompts = [self.chat.prompt(row.asked, row.extra.get("tools")) for row in rows]
         answers += [""] * len(rows)
-        done = 0
+        done, tokens = 0, 0
+
+        def told(row: int, token: int) -> None:
+            """The longest answers of a batch take as long as all of it: so much of the limit is so much of the rows."""
+            nonlocal tokens
+            tokens += 1
+            self._tell(name, "answers", done + tokens // self.settings.max_new_tokens, len(rows))
+
         for part in iterate_by_length([len(p) for p in prompts], self.settings.batch):
+            tokens = 0
             generated = self.engine.generate(
                 [prompts[i] for i in part],
                 max_new_tokens=self.settings.max_new_tokens,
                 stop=self.chat.stop,
                 adapter=adapter,
+                on_token=told,
             )
             for i, generation in zip(part, generated, strict=True):
                 answers[i] = self.chat.decode(generation.ids).strip()
@@ -102,6 +113,10 @@ class Evaluation:
             yield Progress(
                 "working", stage="evaluate", model=name, message=f"{name}: answers", done=done, total=len(rows)
             )
+
+    def _tell(self, model: str, what: str, done: int, total: int) -> None:
+        said = f"{model}: {what}"
+        self.notify(Progress("working", stage="evaluate", model=model, message=said, done=done, total=total))
 
     def _grade(self, kind: str, task: SqlTask, name: str, rows: list[Example], answers: list[str]) -> dict[str, Any]:
         verdicts = [task.grade(row, answer) for row, answer in zip(rows, answers, strict=True)]

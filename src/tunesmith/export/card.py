@@ -5,7 +5,6 @@ It is read by strangers: no path, no name of a person or a machine, and nothing 
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path, PureWindowsPath
@@ -14,7 +13,7 @@ from typing import Any
 from tunesmith.errors import RunError
 from tunesmith.export.base_model import base_id, is_quantized, licence_of, shown_name
 from tunesmith.export.usage import how_to_run
-from tunesmith.files import read_json
+from tunesmith.files import file_hash, read_json
 from tunesmith.run import RunFolder
 from tunesmith.settings import Recipe
 
@@ -56,7 +55,7 @@ def model_card(
         f"# {repo.rpartition('/')[2] or f'{base}, tuned'}",
         _opening(kind, base, base_name),
         _scores(_read(run.evaluation / "results.json") or [], kind),
-        _proof(_read(run.path / "export" / "proof.json"), names),
+        _proof(_read(run.path / "export" / "proof.json"), files),
         _data(_read(run.dataset / "report.json"), recipe, teacher),
         _settings(recipe),
         how_to_run(kind, names, base, place),
@@ -83,7 +82,7 @@ def _kind(files: Sequence[Path]) -> str:
     if "adapter_config.json" in names:
         return "adapter"
     config = next((path for path in files if path.name == "config.json" and path.is_file()), None)
-    return "mlx" if config and "quantization" in json.loads(config.read_text(encoding="utf-8")) else "merged"
+    return "mlx" if config and "quantization" in _read(config) else "merged"
 
 
 def _front_matter(kind: str, base_name: str, licence: dict[str, str], language: Sequence[str]) -> str:
@@ -173,22 +172,23 @@ def _than(before: dict[str, Any], after: dict[str, Any]) -> str:
     return "better than the base" if after["score"] > before["score"] else "worse than the base"
 
 
-def _proof(proof: Any, names: list[str]) -> str:
+def _proof(proof: Any, files: Sequence[Path]) -> str:
     """The verdict on each published GGUF: whether llama.cpp runs in it what was trained."""
-    ggufs = [name for name in names if name.endswith(".gguf")]
+    ggufs = sorted((path for path in files if path.suffix == ".gguf"), key=lambda path: path.name)
     if not ggufs:
         return ""
     listed = proof if isinstance(proof, list) else [proof] if isinstance(proof, dict) else []
     by_file = {PureWindowsPath(str(entry.get("gguf", ""))).name: entry for entry in listed if isinstance(entry, dict)}
     lines = ["## Proof", "", "Whether each file, run by llama.cpp, is the model that was trained (same tokens asked,",
              "same numbers answered within limits, same ends):", "", "| file | verdict |", "|---|---|"]  # fmt: skip
-    for name in ggufs:
-        lines.append(f"| {name} | {_verdict(by_file.get(name))} |")
+    for path in ggufs:
+        lines.append(f"| {path.name} | {_verdict(by_file.get(path.name), path)} |")
     return "\n".join(lines)
 
 
-def _verdict(entry: dict[str, Any] | None) -> str:
-    if entry is None:
+def _verdict(entry: dict[str, Any] | None, path: Path) -> str:
+    """A proof is of one content: a file of the same name is another file."""
+    if entry is None or (path.is_file() and entry.get("sha256") != file_hash(path)):
         return "not proved"
     if entry.get("holds"):
         return "holds"

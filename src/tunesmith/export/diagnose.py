@@ -41,9 +41,11 @@ UNKNOWN = Cause(
 )
 ROUNDED = Cause(
     "lost in quantizing",
-    "Every tensor is the trained one, rounded: it is the rounding that moves the answers this far. Export a kind with "
-    "more bits.",
+    "every tensor is the trained one, rounded: it is the rounding that moves the answers this far",
 )
+DISTORTED = "adapter distorted by quantizing"
+OF_ROUNDING = (ROUNDED.name, DISTORTED)
+"""Causes that a kind with more bits mends; which, the proof says behind them."""
 
 
 # -- metadata ----------------------------------------------------------------------------------------

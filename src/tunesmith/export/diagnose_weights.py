@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 from gguf import quants
 
-from tunesmith.export.diagnose import Cause
+from tunesmith.export.diagnose import DISTORTED, Cause
 from tunesmith.export.weights import Weights, spans
 from tunesmith.models import gguf_tensors
 from tunesmith.models.architecture import Architecture, read_architecture
@@ -82,7 +82,7 @@ def _summed_up(verdicts: list[_Verdict]) -> list[Cause]:
     causes = list[Cause]()
     for name, sentence in _WRONG.items():
         if places := [v.name for v in verdicts if v.wrong == name]:
-            more = f" So are {len(places) - 1} more tensors." if len(places) > 1 else ""
+            more = f" The same goes for {len(places) - 1} more." if len(places) > 1 else ""
             causes.append(Cause(name, sentence.format(places[0]) + more, tuple(places[:20])))
     shares = {v.name: v.share for v in verdicts if v.share is not None and not v.wrong}
     fine = {v.name for v in verdicts if v.fine}
@@ -98,9 +98,9 @@ def _summed_up(verdicts: list[_Verdict]) -> list[Cause]:
     if bent:
         low, high = min(bent.values()), max(bent.values())
         causes.append(Cause(
-            "adapter distorted by quantizing",
+            DISTORTED,
             f"quantizing made {low:.0%} to {high:.0%} of what training changed in {len(bent)} of {len(shares)} tensors "
-            f"({next(iter(bent))}…), as happens where the base was in few bits before; export another kind.",
+            f"({next(iter(bent))} is the first), as happens where the base was in few bits before",
             tuple(list(bent)[:20]),
         ))  # fmt: skip
     return causes

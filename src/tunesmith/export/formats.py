@@ -10,6 +10,8 @@ from tunesmith.settings import GgufKind
 
 KINDS: tuple[GgufKind, ...] = get_args(GgufKind)
 USUAL: GgufKind = "q4_k_m"
+EXPORTING = 1
+"""Counts up when exporting changes what it writes or how it is proved: then older files are made again."""
 TARGETS = ("gguf", "lora", "merged", "mlx", "mlx-lora", "ollama", "lmstudio")
 
 
@@ -30,7 +32,7 @@ def parse_formats(names: tuple[str, ...]) -> Formats:
     """From names as in a recipe: "gguf:q8_0", "lora", "merged", "mlx", "mlx-lora", "ollama:NAME",
     "lmstudio".
 
-    Raises `RecipeError` for a name that is not known.
+    Raises `RecipeError` for a name that is not known, and `ModelError` for one that Ollama would refuse.
     """
     ggufs: list[GgufKind] = []
     ollama = None
@@ -46,6 +48,9 @@ def parse_formats(names: tuple[str, ...]) -> Formats:
         elif target == "ollama":
             if not detail:
                 raise RecipeError('"ollama" needs the name that the model gets there, as in "ollama:my-model"')
+            from tunesmith.export.ollama import check_name  # which knows templates, and so takes a while to import
+
+            check_name(detail)
             ollama = detail
     if not ggufs and (ollama or "lmstudio" in names):
         ggufs = [USUAL]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
@@ -21,7 +21,6 @@ def write_gguf_lora(
     target: Path,
     *,
     provenance: Mapping[str, str] | None = None,
-    on_progress: Callable[[float], None] | None = None,
 ) -> None:
     """Write ``target``, whole or not at all, in float32; ``adapter`` is a folder in PEFT's layout.
 
@@ -52,7 +51,7 @@ def write_gguf_lora(
         "adapter.lora.alpha": alphas.pop(),
         **(provenance or {}),
     }
-    write_container(target, metadata, sorted(tensors, key=lambda t: tensor_place(t.name)), on_progress)
+    write_container(target, metadata, sorted(tensors, key=lambda t: tensor_place(t.name)))
 
 
 def _whole(name: str, values: np.ndarray) -> Planned:

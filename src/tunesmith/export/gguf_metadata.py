@@ -77,8 +77,8 @@ def read_form(base: Path) -> Form:
     if family not in ("gemma2", "phi3"):
         if family not in (*FAMILIES, "gemma3_text"):
             raise ModelError(
-                f"{path}: models of the family {family!r} cannot be written as GGUF here; those of "
-                f"{', '.join(_ARCH)} can"
+                f"{path}: models of the family {family!r} cannot be written as GGUF here; those of {', '.join(_ARCH)} "
+                "can; use the merged folder (--to merged)"
             )
         return _form(parse_architecture(config, str(path)), {}, {}, str(path))
     try:
@@ -129,7 +129,10 @@ def _check(shape: Architecture, where: str) -> None:
     elif gemma and not math.isclose(shape.query_scale, _assumed_scale(shape)):
         odd = "a query_pre_attn_scalar that is not its head size"
     if odd:
-        raise ModelError(f"{where}: it has {odd}, which llama.cpp does not run for {shape.family}; use the HF folder")
+        raise ModelError(
+            f"{where}: it has {odd}, which llama.cpp does not run for {shape.family}; use the merged folder "
+            "(--to merged)"
+        )
 
 
 def _assumed_scale(shape: Architecture) -> float:
@@ -161,7 +164,10 @@ def _windows(shape: Architecture, where: str) -> dict[str, Value]:
     sizes = {window for window in shape.windows if window is not None}
     expected = [i for i in range(1, shape.layers + 1) if i % pattern == 0]
     if len(sizes) != 1 or full != expected or (shape.family == "gemma2" and pattern != 2):
-        raise ModelError(f"{where}: its layer_types follow a pattern that llama.cpp does not run; use the HF folder")
+        raise ModelError(
+            f"{where}: its layer_types follow a pattern that llama.cpp does not run; use the merged folder "
+            "(--to merged)"
+        )
     keys: dict[str, Value] = {"attention.sliding_window": sizes.pop()}
     if shape.local_rope:
         keys["rope.freq_base_swa"] = shape.local_rope.theta

@@ -45,7 +45,10 @@ def vocabulary(base: Path, size: int) -> dict[str, Value]:
     content: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
     model = content["model"]
     if model.get("type") != "BPE":
-        raise ModelError(f"{path}: tokenizers of the kind {model.get('type')} cannot be written as GGUF, only BPE can")
+        raise ModelError(
+            f"{path}: tokenizers of the kind {model.get('type')} cannot be written as GGUF, only BPE can; use the "
+            "merged folder instead (--to merged)"
+        )
     if model.get("byte_fallback"):
         keys = _sentence_piece(base, content, size, chat)
     else:
@@ -95,7 +98,7 @@ def _pre_name(path: Path, content: dict[str, Any]) -> str:
             f"{path}: llama.cpp cuts text in no way that is known here to be this tokenizer's: its normalizer "
             f"{json.dumps(content.get('normalizer'))}, pre_tokenizer {json.dumps(content.get('pre_tokenizer'))} and "
             f"ignore_merges {json.dumps(ignore)} were compared with those of {', '.join(KNOWN)}; "
-            f"use the merged folder instead"
+            f"use the merged folder instead (--to merged)"
         )
     return (exact or alike)[0]
 
@@ -160,7 +163,8 @@ def _space_prefix(base: Path, content: dict[str, Any], chat: ChatFormat) -> bool
         raise ModelError(
             f"{base / 'tokenizer.json'}: llama.cpp marks spaces in another way than this tokenizer: its normalizer "
             f"{json.dumps(content.get('normalizer'))} and pre_tokenizer {json.dumps(content.get('pre_tokenizer'))} "
-            f"were compared with SentencePiece's (Prepend and Replace, or Metaspace); use the merged folder instead"
+            f"were compared with SentencePiece's (Prepend and Replace, or Metaspace); use the merged folder instead "
+            "(--to merged)"
         )
     return scheme == '"always"' or (scheme == '"first"' and not _starts_with_control(chat))
 
@@ -229,7 +233,10 @@ def _stored_pieces(path: Path) -> list[_Piece]:
     except (ValueError, KeyError, IndexError, TypeError, struct.error, OSError) as error:
         raise ModelError(f"{path} is no SentencePiece model ({error}); download it again") from None
     if trained.get(3, 1) != 2:
-        raise ModelError(f"{path}: SentencePiece models of the kind unigram cannot be written as GGUF, only BPE can")
+        raise ModelError(
+            f"{path}: SentencePiece models of the kind unigram cannot be written as GGUF, only BPE can; use the merged "
+            "folder instead (--to merged)"
+        )
     return pieces
 
 

@@ -59,7 +59,7 @@ def check_replaceable(base: Path, target: Path, is_ours: Callable[[str], bool]) 
         if not target.exists():
             return
         found = sorted(p.name for p in target.iterdir()) if target.is_dir() else [target.name]
-        if other := [name for name in found if not is_ours(name)]:
+        if other := [name for name in found if not is_ours(name) and name != ".DS_Store"]:  # macOS puts one everywhere
             raise StorageError(f"{target} holds {other[0]}, which is not of an export; choose another folder")
 
 

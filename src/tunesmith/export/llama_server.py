@@ -15,14 +15,15 @@ import sys
 import tempfile
 import urllib.error
 import urllib.request
-from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from tunesmith.engines.base import Generation
 from tunesmith.errors import EngineError, ModelError
+from tunesmith.files import storage_errors
 
 SLOTS = 4
 """Prompts answered at once."""
@@ -41,10 +42,13 @@ def ask_server(
     conversations: Sequence[Sequence[dict[str, Any]]],
     prompts: Sequence[Sequence[int]],
     max_new_tokens: int,
+    on_progress: Callable[[float], None] = lambda _: None,
 ) -> Answers:
     """What llama.cpp's chat makes of conversations that end in a question, and its greedy answers to prompts.
 
-    Raises `ModelError` when llama.cpp cannot run the file, `EngineError` when it is not installed.
+    ``on_progress`` is called with the share of prompts that are answered; what it raises ends the server. Raises
+    `ModelError` when llama.cpp cannot run the file, `EngineError` when it is not installed, `StorageError` when the
+    disk of temporary files is full.
     """
     room = max((len(p) for p in prompts), default=0) + max_new_tokens + 8
     request = {
@@ -54,23 +58,44 @@ def ask_server(
         "max_new_tokens": max_new_tokens,
         "context": SLOTS * max(256, -(-room // 256) * 256),
     }
-    with tempfile.TemporaryDirectory(prefix="tunesmith-") as name:
+    with storage_errors(Path(tempfile.gettempdir())), tempfile.TemporaryDirectory(prefix="tunesmith-") as name:
         asked, answered = Path(name) / "request.json", Path(name) / "answers.json"
         asked.write_text(json.dumps(request), encoding="utf-8")
-        command = [sys.executable, "-m", __name__, str(asked), str(answered)]
-        child = subprocess.run(command, capture_output=True, text=True, errors="replace")
-        if child.returncode == NOT_INSTALLED:
+        status, said = _run([sys.executable, "-m", __name__, str(asked), str(answered)], len(prompts), on_progress)
+        if status == NOT_INSTALLED:
             raise EngineError("llama.cpp is not installed here; install it with: pip install xllamacpp")
-        if child.returncode != 0 or not answered.exists():
-            said = (child.stderr.strip().splitlines() or [f"exit status {child.returncode}"])[-1]
-            raise ModelError(f"llama.cpp's server cannot run {gguf} ({said.strip()}); export the model again")
+        if status != 0 or not answered.exists():
+            raise ModelError(f"llama.cpp's server cannot run {gguf} ({said}); export the model again")
         result = json.loads(answered.read_text(encoding="utf-8"))
     return Answers(result["prompts"], [Generation(a["ids"], a["stopped"]) for a in result["answers"]])
+
+
+def _run(command: list[str], prompts: int, on_progress: Callable[[float], None]) -> tuple[int, str]:
+    """Run the child; its exit status, and the last line of its complaint. It is ended when we are stopped."""
+    with (
+        tempfile.TemporaryFile("w+", encoding="utf-8", errors="replace") as complaint,
+        subprocess.Popen(command, stdout=subprocess.PIPE, stderr=complaint, text=True, errors="replace") as child,
+    ):
+        assert child.stdout
+        answered = 0
+        try:
+            for line in child.stdout:
+                if line == ANSWERED:
+                    answered += 1
+                    on_progress(answered / prompts)
+        except BaseException:
+            child.kill()
+            raise
+        status = child.wait()
+        complaint.seek(0)
+        return status, (complaint.read().strip().splitlines() or [f"exit status {status}"])[-1].strip()
 
 
 # -- the child ---------------------------------------------------------------------------------------
 
 NOT_INSTALLED = 3
+ANSWERED = "tunesmith: answered\n"
+"""What the child writes behind each answer; llama.cpp may write to the same place."""
 
 
 def _child(request: dict[str, Any]) -> dict[str, Any]:
@@ -86,8 +111,11 @@ def _child(request: dict[str, Any]) -> dict[str, Any]:
     with ThreadPoolExecutor(SLOTS) as pool:
         prompts = list(pool.map(lambda c: _prompt(address, c), request["conversations"]))
         room = request["max_new_tokens"]
-        answers = list(pool.map(lambda p: _answer(address, p, room), request["prompts"]))
-    return {"prompts": prompts, "answers": answers}
+        answers = [pool.submit(_answer, address, prompt, room) for prompt in request["prompts"]]
+        for _ in as_completed(answers):
+            sys.stdout.write(ANSWERED)
+            sys.stdout.flush()
+    return {"prompts": prompts, "answers": [answer.result() for answer in answers]}
 
 
 def _prompt(address: str, messages: list[dict[str, Any]]) -> list[int] | None:

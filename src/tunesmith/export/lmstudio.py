@@ -75,4 +75,6 @@ def _same_or_refused(gguf: Path, target: Path) -> Path:
             return target
         if target.stat().st_size == gguf.stat().st_size and file_hash(target) == file_hash(gguf):
             return target
-    raise StorageError(f"LM Studio has another model at {target}; choose another name, or delete that file first")
+    raise StorageError(
+        f"LM Studio has another model at {target}; delete that file, or rename the run's folder, and export again"
+    )

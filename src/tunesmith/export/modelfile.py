@@ -41,13 +41,13 @@ def modelfile(
     return "\n".join(lines) + "\n"
 
 
-def generation_parameters(folder: Path, num_ctx: int | None = None) -> dict[str, Any]:
+def generation_parameters(folder: Path) -> dict[str, Any]:
     """How the model's generation_config.json wants it to be sampled, in Ollama's names; empty where it says nothing."""
     config = read_config(folder / "generation_config.json")
     found = {_PARAMETERS[name]: value for name, value in config.items() if name in _PARAMETERS and value is not None}
     if config.get("do_sample") is False:
         found["temperature"] = 0
-    return found | ({"num_ctx": num_ctx} if num_ctx else {})
+    return found
 
 
 def _text(text: str, what: str) -> str:

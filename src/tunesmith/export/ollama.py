@@ -49,9 +49,8 @@ def create(
     Raises `EngineError` when Ollama is not running, is too old, refuses or breaks off, `StorageError` when
     its disk is full, and `ModelError` for a name that Ollama does not allow.
     """
-    check_name(name)
+    check_ready(name, host)
     base = address(host)
-    _require(version(host), base)
     digest = _digest(gguf, on_progress)
     _upload(base, gguf, digest, on_progress)
     request: dict[str, Any] = {"model": name, "files": {"model.gguf": digest}}
@@ -86,15 +85,6 @@ def ask(
         return str(answer.json()["message"]["content"])
 
 
-def names(host: str | None = None) -> list[str]:
-    """The models that Ollama has, each with its tag. Raises `EngineError` as `create` does."""
-    base = address(host)
-    with _errors(base, "it was asked for its models"), _client(base) as client:
-        answer = client.get("/api/tags")
-        _accept(answer, base)
-        return [str(model["name"]) for model in answer.json()["models"]]
-
-
 def version(host: str | None = None) -> str:
     """Which Ollama runs there. Raises `EngineError` when none does."""
     base = address(host)
@@ -102,6 +92,12 @@ def version(host: str | None = None) -> str:
         answer = client.get("/api/version")
         _accept(answer, base)
         return str(answer.json()["version"])
+
+
+def check_ready(name: str, host: str | None = None) -> None:
+    """Raises what `create` would, of the name and of the Ollama there, before anything is sent."""
+    check_name(name)
+    _require(version(host), address(host))
 
 
 def check_name(name: str) -> None:
@@ -215,7 +211,7 @@ def _errors(base: str, doing: str) -> Iterator[None]:
         raise EngineError(f"OLLAMA_HOST does not say where Ollama runs ({error}); write it as host:port") from None
     except httpx2.HTTPError:
         raise EngineError(_broken(base, doing)) from None
-    except (ValueError, KeyError, TypeError):
+    except (ValueError, KeyError, TypeError, AttributeError):
         raise EngineError(f"what answers at {base} is not Ollama; say where Ollama runs with OLLAMA_HOST") from None
 
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,10 +15,10 @@ from gguf.constants import LlamaFileType
 
 from tunesmith.engines.base import Engine, Generation
 from tunesmith.export import proof_prompt
-from tunesmith.export.diagnose import ROUNDED, UNKNOWN, Cause, shape_causes, template_causes, token_causes
+from tunesmith.export.diagnose import OF_ROUNDING, ROUNDED, UNKNOWN, Cause, shape_causes, template_causes, token_causes
 from tunesmith.export.diagnose_weights import tensor_causes
 from tunesmith.export.llama_server import ask_server
-from tunesmith.export.proof_limits import Check, KindLimits, Limits
+from tunesmith.export.proof_limits import Broken, Check, KindLimits, Limits, Others
 from tunesmith.export.proof_model import answer_checks, learned_rows, measure, model_check
 from tunesmith.models.chat import ChatFormat
 from tunesmith.models.gguf_file import Gguf, read_gguf
@@ -47,7 +47,7 @@ class Proof:
 
     def to_json(self) -> dict[str, Any]:
         """The content of proof.json; numbers that are none are null."""
-        checks = [_plain(asdict(check)) for check in self.checks]
+        checks = [_plain(check.to_json()) for check in self.checks]
         return {
             "gguf": self.gguf, "kind": self.kind, "holds": self.holds, "checks": checks,
             "causes": [cause.to_json() for cause in self.causes], "seconds": round(self.seconds, 1),
@@ -71,15 +71,19 @@ def prove(
     chat: ChatFormat,
     limits: Limits | None = None,
     derived: Derived | None = None,
+    others: Others | None = None,
     on_progress: OnProgress = lambda _, __: None,
 ) -> Proof:
     """Compare the file with the trained model on held-out ``rows``.
 
     ``engine`` holds ``base`` in float32 with ``adapter`` loaded (none when ``adapter`` is None); ``derived`` is the
-    TEMPLATE that Ollama will get. Raises `ModelError` when the file cannot be read or llama.cpp refuses it,
+    TEMPLATE that Ollama will get, ``others`` what to advise by where rounding loses too much. Raises `ModelError` when
+    the file cannot be read or llama.cpp refuses it, `StorageError` when the disk of temporary files is full,
     `EngineError` when llama.cpp is not installed.
     """
-    return _Proving(read_gguf(gguf), base, adapter, rows, engine, chat, limits or Limits(), derived, on_progress).run()
+    return _Proving(
+        read_gguf(gguf), base, adapter, rows, engine, chat, limits or Limits(), derived, others or Others(), on_progress
+    ).run()
 
 
 _BITS = {
@@ -111,6 +115,7 @@ class _Proving:
     chat: ChatFormat
     limits: Limits
     derived: Derived | None
+    others: Others
     on_progress: OnProgress
 
     def run(self) -> Proof:
@@ -120,10 +125,11 @@ class _Proving:
         facts = [*shape_causes(self.gguf, self.base), *token_causes(self.gguf, self.chat)]
         asked = proof_prompt.conversations(self.rows, self.chat, self.limits.conversations)
         prompts = self._questions()
-        self.on_progress("answers", 0.0)
         ours = self._generate(prompts, tuned)
-        self.on_progress("answers", 0.5)
-        theirs = ask_server(path, [c.turns for c in asked.conversations], prompts, self.limits.max_new_tokens)
+        theirs = ask_server(
+            path, [c.turns for c in asked.conversations], prompts, self.limits.max_new_tokens,
+            lambda done: self.on_progress("answers of the file", done),
+        )  # fmt: skip
         self.on_progress("prompts", 0.0)
         checks = [_file_check(facts), *proof_prompt.checks(self.gguf, self.chat, asked, theirs.prompts, self.derived)]
         if taken := learned_rows(self.rows, self.chat, self.limits.tokens, self.limits.row_tokens):
@@ -147,8 +153,14 @@ class _Proving:
     def _generate(self, prompts: list[list[int]], tuned: bool) -> list[Generation]:
         if not prompts:
             return []
-        room = self.limits.max_new_tokens
-        return self.engine.generate(prompts, max_new_tokens=room, stop=self.chat.stop, adapter=tuned)
+        room, tokens = self.limits.max_new_tokens, 0
+
+        def told(row: int, token: int) -> None:
+            nonlocal tokens
+            tokens += 1
+            self.on_progress("answers of the trained model", tokens / (room * len(prompts)))
+
+        return self.engine.generate(prompts, max_new_tokens=room, stop=self.chat.stop, adapter=tuned, on_token=told)
 
     def _causes(self, facts: list[Cause], checks: list[Check], kind: str) -> list[Cause]:
         """Why what does not hold does not; the template and the weights are read only where they are suspected."""
@@ -162,9 +174,10 @@ class _Proving:
             causes += tensor_causes(
                 self.gguf, self.base, self.adapter, lambda done: self.on_progress("looking for the cause", done)
             )
-        if causes or not failed:
-            return causes
-        return [UNKNOWN if kind in ("f16", "bf16") or not failed & {"model", "end"} else ROUNDED]
+        if failed and not causes:
+            causes = [UNKNOWN if kind in ("f16", "bf16") or not failed & {"model", "end"} else ROUNDED]
+        advice = self.others.instead_of(kind)
+        return [replace(c, sentence=f"{c.sentence}; {advice}") if c.name in OF_ROUNDING else c for c in causes]
 
 
 OLLAMA = Cause(
@@ -176,6 +189,8 @@ OLLAMA = Cause(
 
 def _file_check(facts: list[Cause]) -> Check:
     return Check(
-        "file", not facts, {"differences": [cause.sentence for cause in facts]}, {"differences": []},
+        "file", {"differences": [cause.sentence for cause in facts]}, {"differences": []},
         "The file's metadata, tokens, beginning and end are those that the model was trained with.",
+        (Broken("differences", f"differences in the metadata or the tokens: {len(facts)}", "none may be"),) if facts
+        else (),
     )  # fmt: skip

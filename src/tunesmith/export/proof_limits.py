@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
 from typing import Any
 
 
@@ -64,12 +65,54 @@ class Limits:
         return getattr(self, kind)
 
 
+BY_BITS = ("q4_k_m", "q5_k_m", "q6_k", "q8_0", "f16")
+"""Kinds in the order of their bits. bf16 is not among them: it has no more than f16, and rounds coarser."""
+
+
+def finer(kind: str) -> tuple[str, ...]:
+    """The kinds that round less than this one, the nearest first."""
+    return BY_BITS[BY_BITS.index(kind) + 1 :] if kind in BY_BITS else BY_BITS[-1:]
+
+
+@dataclass(frozen=True)
+class Others:
+    """What is known of other files of the same run: the kinds whose proof holds, and those whose does not."""
+
+    held: Sequence[str] = ()
+    failed: Sequence[str] = ()
+
+    def instead_of(self, kind: str) -> str:
+        """What to do when rounding to this kind lost too much."""
+        better = [other for other in finer(kind) if other not in self.failed]
+        if held := [other for other in better if other in self.held]:
+            return f"take {held[0]}, which held in this run"
+        if better:
+            return f"take {better[0]} (--quant {better[0]}), the next kind with more bits"
+        return "take the merged folder (--to merged), which is not rounded"
+
+
+@dataclass(frozen=True)
+class Broken:
+    """One limit that was broken. number: its key in `Check.measured`; said: what was found; limit: what may be."""
+
+    number: str
+    said: str
+    limit: str
+
+
 @dataclass(frozen=True)
 class Check:
-    """One thing that was looked at. ``means``: what it says, in one plain sentence."""
+    """One thing that was looked at. ``means``: what it says where it holds, in one plain sentence."""
 
     name: str
-    holds: bool
     measured: dict[str, Any]
     limit: dict[str, Any]
     means: str
+    broken: tuple[Broken, ...] = ()
+
+    @property
+    def holds(self) -> bool:
+        return not self.broken
+
+    def to_json(self) -> dict[str, Any]:
+        return {"name": self.name, "holds": self.holds, **asdict(self)}

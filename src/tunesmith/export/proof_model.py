@@ -7,15 +7,19 @@ disk, no more than `WAITING` bytes of them.
 from __future__ import annotations
 
 import math
+import shutil
+import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 import numpy as np
 
+from tunesmith import machine
 from tunesmith.dataset.tokens import encode
 from tunesmith.engines.base import Engine, Generation
-from tunesmith.export.proof_limits import Check, KindLimits
+from tunesmith.errors import StorageError
+from tunesmith.export.proof_limits import Broken, Check, KindLimits
 from tunesmith.models.chat import ChatFormat
 from tunesmith.models.llamacpp import ask_llamacpp
 from tunesmith.models.verify import compare_logits
@@ -85,9 +89,15 @@ def measure(
 
 
 def _parts(rows: Sequence[Row], engine: Engine) -> Iterator[list[Row]]:
-    """Rows in groups whose logits may wait on disk together."""
-    vocabulary = engine.logits(rows[0][0][:1], adapter=False).shape[-1]
-    room, part = WAITING // (4 * vocabulary), list[Row]()
+    """Rows in groups whose logits may wait on disk together. Raises `StorageError` where not even one's may."""
+    place = tempfile.gettempdir()
+    free, size = shutil.disk_usage(place).free, 4 * engine.logits(rows[0][0][:1], adapter=False).shape[-1]
+    if (longest := size * max(len(ids) for ids, _ in rows)) > free:
+        raise StorageError(
+            f"the disk is full: {place} has room for {machine.size(free)}, and a proof keeps {machine.size(longest)} "
+            "there; free some space, or name another place with TMPDIR"
+        )
+    room, part = min(WAITING, free) // size, list[Row]()
     for row in rows:
         if part and sum(len(ids) for ids, _ in part) + len(row[0]) > room:
             yield part
@@ -136,20 +146,37 @@ def model_check(distance: Distance, limit: KindLimits) -> Check:
     """The logits. A file that is far nearer to the base than to the trained model does not hold, however near."""
     d = distance
     ratio = max(d.perplexity_ratio, 1 / d.perplexity_ratio) if d.perplexity_ratio > 0 else math.inf
-    holds = (
-        d.kl <= limit.kl
-        and d.largest_kl <= limit.largest_kl
-        and d.top1 >= limit.top1
-        and (limit.difference is None or d.difference <= limit.difference)
-        and (math.isnan(d.perplexity_ratio) or ratio <= limit.perplexity)
-        and (d.base_kl is None or d.base_kl >= d.kl / 2)
-    )
-    asked = {"kl": limit.kl, "largest_kl": limit.largest_kl, "top1": limit.top1, "difference": limit.difference}
+    # Said as "is not within": a number that is none breaks every limit.
+    found = [
+        (d.kl <= limit.kl, "kl", f"mean KL {_apart(d.kl, limit.kl)}", f"at most {limit.kl:g}"),
+        (d.largest_kl <= limit.largest_kl, "largest_kl",
+         f"KL {_apart(d.largest_kl, limit.largest_kl)} at the worst token", f"at most {limit.largest_kl:g}"),
+        (d.top1 >= limit.top1, "top1", f"the same likeliest token {_apart(100 * d.top1, 100 * limit.top1)} % of the "
+         "time", f"at least {100 * limit.top1:g} %"),
+        (limit.difference is None or d.difference <= limit.difference, "difference",
+         f"logits that differ by {_apart(d.difference, limit.difference or 0)}", f"at most {limit.difference or 0:g}"),
+        (math.isnan(d.perplexity_ratio) or ratio <= limit.perplexity, "perplexity_ratio",
+         f"perplexity off by a factor of {_apart(ratio, limit.perplexity)}", f"at most {limit.perplexity:g}"),
+        (d.base_kl is None or math.isnan(d.kl) or d.base_kl >= d.kl / 2, "base_kl",
+         f"mean KL {_apart(d.base_kl or 0, d.kl / 2)} to the untrained base", f"at least {d.kl / 2:.2g}"),
+    ]  # fmt: skip
+    asked = {"kl": limit.kl, "largest_kl": limit.largest_kl, "top1": limit.top1, "difference": limit.difference,
+             "perplexity_ratio": limit.perplexity, "base_kl": None if d.base_kl is None else d.kl / 2}  # fmt: skip
     return Check(
-        "model", holds, asdict(d) | {"perplexity_ratio": d.perplexity_ratio},
-        asked | {"perplexity_ratio": limit.perplexity},
+        "model", asdict(d) | {"perplexity_ratio": d.perplexity_ratio}, asked,
         "On held-out rows the file in llama.cpp gives every next token the same probability as the trained model.",
+        tuple(Broken(*said) for within, *said in found if not within),
     )  # fmt: skip
+
+
+def _apart(value: float, limit: float) -> str:
+    """With as many digits as it takes to see on which side of the limit it is."""
+    said = f"{value:g}"
+    for digits in range(3, 8):
+        said = f"{value:.{digits}g}"
+        if float(said) != limit and (float(said) < limit) == (value < limit):
+            break
+    return said
 
 
 # -- answers -----------------------------------------------------------------------------------------
@@ -205,23 +232,33 @@ def answer_checks(
         return []
     parted = partings(engine, chat, prompts, trained, found, adapter=tuned, tie=tie)
     real = [p for p in parted if not p.tie]
+    same = f"{len(prompts) - len(real)} of {len(prompts)} answers the same"
     text = Check(
-        "text", not real or not limit.same_text,
+        "text",
         {"prompts": len(prompts), "same": len(prompts) - len(parted), "ties": len(parted) - len(real),
          "different": [asdict(p) for p in parted[:5]]},
         {"same": "all but ties" if limit.same_text else "not asked of this kind: its rounding decides near ties"},
         "Asked held-out questions, the file answers word for word as the trained model.",
+        (Broken("same", same, "all must be"),) if real and limit.same_text else (),
     )  # fmt: skip
     tied = {p.prompt for p in parted if p.tie}
     longer = [i for i in run_on(trained, found) if i not in tied]
     missed = [i for i in longer if found[i].ids[: len(trained[i].ids)] == trained[i].ids]
+    most, over = limit.run_on * len(prompts), list[Broken]()
+    if len(longer) > most:
+        said = f"{len(longer)} of {len(prompts)} answers ran to the limit"
+        over.append(Broken("ran to the limit", said, f"at most {most:g}"))
+    if missed:
+        said = f"{len(missed)} of {len(prompts)} answers did not stop where the trained model's did"
+        over.append(Broken("did not stop where training's did", said, "none may"))
     end = Check(
-        "end", not missed and len(longer) <= limit.run_on * len(prompts),
+        "end",
         {"prompts": len(prompts), "ended in training's model": sum(g.stopped for g in trained),
          "ended in the file": sum(g.stopped for g in found), "ran to the limit": len(longer),
          "did not stop where training's did": len(missed)},
-        {"ran to the limit": limit.run_on * len(prompts), "did not stop where training's did": 0},
+        {"ran to the limit": most, "did not stop where training's did": 0},
         "Answers stop at their end token: none runs to the limit that did not in the trained model.",
+        tuple(over),
     )  # fmt: skip
     return [text, end]
 

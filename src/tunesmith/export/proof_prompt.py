@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 from tunesmith.errors import ModelError
 from tunesmith.export.diagnose import adds_bos
-from tunesmith.export.proof_limits import Check
+from tunesmith.export.proof_limits import Broken, Check
 from tunesmith.models import chat as chats
 from tunesmith.models.chat import ChatFormat
 from tunesmith.models.gguf_file import Gguf
@@ -134,10 +134,11 @@ def _tokenizer_check(chat: ChatFormat, found: Sequence[list[int] | None]) -> Che
         for text, ids in zip(TEXTS, found, strict=True)
         if ids is None or ids[leading(ids, chat.bos) :] != chat.encode(text)
     ]
+    said = f"{len(different)} of {len(TEXTS)} hard texts cut into other tokens"
     return Check(
-        "tokenizer", not different, {"texts": len(TEXTS), "different": [text[:60] for text in different]},
-        {"different": []},
+        "tokenizer", {"texts": len(TEXTS), "different": [text[:60] for text in different]}, {"different": []},
         "llama.cpp cuts hard texts (code, Chinese, emoji, spaces) into the same tokens as training.",
+        (Broken("different", said, "none may be"),) if different else (),
     )  # fmt: skip
 
 
@@ -153,7 +154,9 @@ def _check(name: str, chat: ChatFormat, asked: Asked, ids: Sequence[list[int] | 
             "special tokens written out": asked.literal, "tools": asked.tools, "refused by the template": asked.refused,
         },
     }  # fmt: skip
-    return Check(name, not different, measured, {"same": "all", "wrong beginnings": 0}, means)
+    said = f"{measured['same']} of {len(asked.conversations)} conversations in the same tokens"
+    broken = (Broken("same", said, "all must be"),) if different else ()
+    return Check(name, measured, {"same": "all", "wrong beginnings": 0}, means, broken)
 
 
 def _file_template(gguf: Gguf, chat: ChatFormat) -> Callable[[Turns], str]:

@@ -168,7 +168,9 @@ def _read_updates(adapter: Path, base: dict[str, Stored], folder: Path) -> dict[
     rank, scale = _rank_and_scale(adapter)
     path = adapter / ADAPTER_WEIGHTS
     if not path.is_file():
-        raise ModelError(f"{adapter} holds no {ADAPTER_WEIGHTS}; give an adapter folder in PEFT's layout")
+        raise ModelError(
+            f"{adapter} holds no {ADAPTER_WEIGHTS}; train first, or give an adapter folder in PEFT's layout"
+        )
     pairs: dict[str, dict[str, Stored]] = {}
     for name, info in read_header(path).items():
         match = _LORA.fullmatch(name)
@@ -198,7 +200,9 @@ def _rank_and_scale(adapter: Path) -> tuple[int, float]:
         if rank < 1 or not math.isfinite(alpha):
             raise ValueError(f"rank {rank}, alpha {alpha}")
     except FileNotFoundError:
-        raise ModelError(f"{adapter} holds no {ADAPTER_CONFIG}; give an adapter folder in PEFT's layout") from None
+        raise ModelError(
+            f"{adapter} holds no {ADAPTER_CONFIG}; train first, or give an adapter folder in PEFT's layout"
+        ) from None
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise ModelError(f"{path} is no configuration of a LoRA adapter in PEFT's layout ({error!r})") from None
     kind = str(config.get("peft_type", "LORA"))

@@ -83,13 +83,15 @@ def read_gguf(path: Path) -> Gguf:
         raise ModelError(f"{path} cannot be read ({error.strerror or error})") from None
     except (struct.error, IndexError, OverflowError, MemoryError):
         raise ModelError(
-            f"{path} is cut short: it ends after {size:,} bytes, inside its header; download it again"
+            f"{path} is cut short: it ends after {size:,} bytes, inside its header; download or export it again"
         ) from None
     except (ValueError, KeyError, ZeroDivisionError) as error:
         raise ModelError(f"{path} is damaged ({error}); download it again") from None
     end = max((t.offset + t.nbytes for t in tensors.values()), default=0)
     if size < end:
-        raise ModelError(f"{path} is cut short: it has {size:,} bytes and should have {end:,}; download it again")
+        raise ModelError(
+            f"{path} is cut short: it has {size:,} bytes and should have {end:,}; download or export it again"
+        )
     if int(metadata.get("split.count", 0)) > 1:
         raise ModelError(f"{path} is one of several parts; join them with llama-gguf-split --merge")
     return Gguf(path, metadata, tensors)

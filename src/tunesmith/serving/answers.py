@@ -14,6 +14,7 @@ from tunesmith.errors import RunError
 from tunesmith.models.architecture import read_architecture
 from tunesmith.models.chat import ChatFormat
 from tunesmith.models.find import find
+from tunesmith.progress import Progress
 from tunesmith.run import RunFolder
 from tunesmith.settings import ModelSettings
 from tunesmith.sources.example import Example
@@ -100,16 +101,25 @@ def _rows(folder: RunFolder, part: Literal["train", "test"]) -> list[Example]:
         raise RunError(f"{folder} has no dataset; run it again with `tunesmith run`") from None
 
 
-def compare(folder: RunFolder, questions: list[str], count: int = 3) -> Iterator[Comparison]:
-    """Answers of base and tuned to these questions, or to the first ``count`` test rows."""
+def compare(
+    folder: RunFolder, questions: list[str], count: int = 3, *, notify: Callable[[Progress], None] = lambda _: None
+) -> Iterator[Comparison]:
+    """Answers of base and tuned to these questions, or to the first ``count`` test rows; ``notify`` is told of every
+    token, as each answer takes seconds and loading the model takes more."""
     asked: list[tuple[list[dict[str, str]], str | None]] = [([{"role": "user", "content": q}], None) for q in questions]
     if not asked:
         rows = [row for row in _rows(folder, "test") if row.answer][:count]
         if not rows:
             raise RunError(f"{folder} has no test questions; give one of your own")
         asked = [(row.asked, row.answer) for row in rows]
+    notify(Progress("working", stage="compare", message="loading the model"))
     answerer = _open_run(folder)
     answerer.max_new_tokens = folder.recipe().evaluate.max_new_tokens
-    for messages, reference in asked:
-        base, tuned = (answerer.answer(messages, adapter=adapter) for adapter in (False, True))
-        yield Comparison(messages[-1]["content"], base, tuned, reference)
+    for number, (messages, reference) in enumerate(asked, start=1):
+        said = f"question {number} of {len(asked)}: "
+
+        def answered(adapter: bool, messages: list[dict[str, str]] = messages, said: str = said) -> str:
+            told = Progress("working", stage="compare", message=said + ("tuned" if adapter else "base"))
+            return answerer.answer(messages, lambda _: notify(told), adapter=adapter)
+
+        yield Comparison(messages[-1]["content"], answered(False), answered(True), reference)

@@ -114,9 +114,14 @@ def read_formed(path: Path, name: str, form: Form) -> Iterator[Example | Quarant
         yield item
     if empty:
         nothing = not sample.strip(codecs.BOM_UTF8 + b" \t\r\n\0")
-        yield Quarantined(
-            Origin(name), f"the file {'is empty' if nothing else 'holds no rows'}; fill it or leave it out"
+        what = (
+            "holds nothing but zero bytes"
+            if nothing and b"\0" in sample
+            else "is empty"
+            if nothing
+            else "holds no rows"
         )
+        yield Quarantined(Origin(name), f"the file {what}; fill it or leave it out")
 
 
 def read_taught(path: Path, name: str) -> Iterator[Example | Quarantined]:

@@ -122,7 +122,8 @@ def _example(
         if row.reason:
             raise Unreadable(row.reason)
         if len(row.cells) != len(table.header):
-            raise Unreadable(f"{len(row.cells)} cells where the header has {len(table.header)}; mend the row")
+            cells_there = "1 cell" if len(row.cells) == 1 else f"{len(row.cells)} cells"
+            raise Unreadable(f"{cells_there} where the header has {len(table.header)}; mend the row")
         values = {key: _text(_value(cell, key)) for key, cell in cells.items()}
         _refuse_errors(values, columns)
         example = read_row(values, origin, columns)

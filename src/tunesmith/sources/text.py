@@ -216,7 +216,7 @@ def source_errors(path: Path) -> Iterator[None]:
     try:
         yield
     except FileNotFoundError:
-        raise SourceError(f"there is no file {path}; check the recipe's paths and data.folder") from None
+        raise SourceError(f"there is no file or folder {path}; check the recipe's paths and data.folder") from None
     except IsADirectoryError:
         raise SourceError(f"{path} is a folder; name the file in it") from None
     except OSError as error:

@@ -35,6 +35,8 @@ LAYERS, TOKENS = (16, 8, 4, 2, 1), (1024, 512, 256)
 """What is proposed where more does not fit."""
 LONG = 5.0
 """Seconds after which nothing is tried a second time."""
+SHARED = 0.6
+"""A step that gets less than that of its cores' time shares them with other programs; alone it gets 0.8 and more."""
 FORWARD = 1 / 3
 """Time of a validation's pass against a training step's, a token."""
 
@@ -85,6 +87,8 @@ class Trial:
     seconds: float
     filling: float
     tokens: int
+    share: float = 1.0
+    """Of the time of the cores that compute the step, what it got: other programs had the rest."""
 
 
 @dataclass(frozen=True)
@@ -105,6 +109,11 @@ class Fit:
     trial: Trial | None = None
     seconds: float | None = None
     """The whole training, with its validations and the frozen layers."""
+
+    @property
+    def shared(self) -> bool:
+        """Whether other programs took so much of the machine that the time says little."""
+        return self.trial is not None and self.trial.share < SHARED
 
     @property
     def lacking(self) -> str:
@@ -268,8 +277,11 @@ def _tried(job: Job) -> Trial:
     if job.below:
         states, filling = _timed(lambda: engine.prefix([ids for ids, _ in rows]))
     batch = Batch.of(rows, states)
+    began, used = time.monotonic(), time.process_time()
     _, took = _timed(lambda: engine.step([batch], StepSettings(1, 1e-9)))
-    return Trial(engine.memory(), took, filling, batch.tokens)
+    cores = settled(engine_name(job.engine), job.precision)[1]
+    had = (time.process_time() - used) / (time.monotonic() - began) / cores if cores > 1 else 1.0
+    return Trial(engine.memory(), took, filling, batch.tokens, had)
 
 
 def _timed(do: Callable[[], Result]) -> tuple[Result, float]:

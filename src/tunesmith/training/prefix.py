@@ -200,7 +200,7 @@ class Plan:
         except (StorageError, OSError) as error:
             yield self._note("computed again in every pass", f"what they give cannot be kept: {error}")
             return None
-        size = f"{prefix.bytes_of(tokens) / 1e9:.1f} GB on disk"
+        size = f"{prefix.bytes_of(tokens) / 1e6:,.0f} MB on disk"
         yield self._note("computed once for all passes", size if missing else f"{size} from an earlier run")
         return prefix
 

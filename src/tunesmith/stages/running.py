@@ -1,0 +1,82 @@
+"""A run from its recipe to its last stage."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+from tunesmith.errors import RunError
+from tunesmith.export.formats import parse_formats
+from tunesmith.progress import Progress
+from tunesmith.run import STAGES, RunFolder
+from tunesmith.settings import Recipe, make_recipe, read_recipe
+from tunesmith.stages import fitting
+from tunesmith.stages.outcome import report
+from tunesmith.stages.work import NO_TEST_ROWS, Notify, Stopped, Work
+
+
+def open_run(
+    recipe_or_run: Path, run: Path | None = None, overrides: dict[str, Any] | None = None
+) -> tuple[RunFolder, Recipe]:
+    """The run folder that a recipe file or a run folder means, and the recipe with the overrides.
+
+    A recipe's folder is ``runs/<name>`` here, where the name is the file's, or its folder's when the
+    file is called recipe.toml. Raises `RecipeError` or `RunError`.
+    """
+    if recipe_or_run.is_dir():
+        folder = RunFolder(run or recipe_or_run)
+        recipe = RunFolder(recipe_or_run).recipe()
+        if overrides:
+            recipe = make_recipe(recipe.model_dump(mode="json", exclude_none=True), overrides, str(recipe_or_run))
+        return folder, recipe
+    recipe = read_recipe(recipe_or_run, overrides)
+    name = recipe_or_run.resolve().parent.name if recipe_or_run.stem == "recipe" else recipe_or_run.stem
+    return RunFolder(run or Path("runs") / name), recipe
+
+
+def run(folder: RunFolder, recipe: Recipe, *, stages: tuple[str, ...] = STAGES, fresh: bool = False,
+        stop: Callable[[], bool] = lambda: False, notify: Notify = lambda _: None) -> Iterator[Progress]:  # fmt: skip
+    """Do the stages that are named, and yield what happens, already recorded in progress.jsonl. Downloads, imports,
+    and how far one measurement or one exported file is, are told to ``notify`` alone.
+
+    A training with other settings or rows is never overwritten, unless ``fresh`` says so. The run keeps the recipe,
+    but not of an export alone: what somebody wants once is not what the recipe asks of the next run. Raises any
+    `TunesmithError`; what was finished before stays.
+    """
+    parse_formats(recipe.export.formats)  # a name that is not known is said before hours of training
+    work = Work(folder, recipe if fresh else fitting.as_fitted(folder, recipe), stop, notify)
+    with folder.lock():
+        work.settle_other_training(fresh, "train" in stages)
+        if stages != ("export",):
+            folder.save_recipe(work.recipe)
+        for stage in stages:
+            if stage == "export" and not recipe.export.formats:
+                continue  # nothing was asked for
+            if stage == "evaluate" and len(stages) > 1 and not report(folder)["rows"]["test"]:
+                yield folder.record(Progress("note", stage=stage, message=f"nothing is measured: {NO_TEST_ROWS}"))
+                continue  # a training must not end in an error for that
+            try:
+                for progress in work.stage(stage, fresh or (stages == ("export",) and work.hands_over)):
+                    yield folder.record(progress)
+                    if stage != "train" and stop():
+                        return  # training stops by itself, at a step; the other stages lose nothing
+            except Stopped:
+                return
+            if work.stopped:
+                return
+
+
+def prove(folder: RunFolder, ggufs: list[Path], notify: Notify = lambda _: None) -> Iterator[Progress]:
+    """Compare GGUF files with the run's trained model; without any named, those that were exported.
+
+    The proofs are in export/proof.json. Raises `RunError` when there is none to prove.
+    """
+    exporting = Work(folder, folder.recipe(), lambda: False, notify).exporting()
+    ggufs = ggufs or sorted(p for p in folder.export.glob("*.gguf") if not p.name.endswith("-lora.gguf"))
+    if not ggufs:
+        raise RunError(f"{folder} has no GGUF to prove; `tunesmith export {folder}` writes one")
+    with folder.lock():
+        for gguf in ggufs:
+            for progress in exporting.prove(gguf):
+                yield folder.record(progress)
