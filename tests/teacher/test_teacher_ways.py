@@ -9,6 +9,7 @@ from fake_teacher import MODEL, serving, written
 from taught import adds_up, documents, lines, report, settings, teach
 
 from tunesmith.errors import RecipeError, SourceError, TeacherError
+from tunesmith.sources.example import Example
 from tunesmith.sources.read import read_source
 from tunesmith.teacher.teach import Teacher, dry_run
 
@@ -33,7 +34,8 @@ def test_rows_can_be_read_as_a_source_with_their_documents_as_groups(tmp_path):
     with serving() as fake:
         teach(tmp_path, fake.url)
     source = {"path": "teacher/rows.jsonl", "kind": "taught"}
-    read = list(read_source(settings(fake.url, sources=[source]).sources[0], tmp_path))
+    items = read_source(settings(fake.url, sources=[source]).sources[0], tmp_path)
+    read = [row for row in items if isinstance(row, Example)]
     assert [row.group for row in read] == [row["group"] for row in lines(tmp_path)]
     assert str(read[0].origin) == "docs/0.md:1"
 
