@@ -22,11 +22,11 @@ Fault = str
 
 def document(first: int, count: int = 4) -> str:
     """A text of facts that are all different."""
-    facts = " ".join(f"The height of tower {_name(i)} is {1000 + 7 * i} metres." for i in range(first, first + count))
+    facts = " ".join(f"The height of tower {name_of(i)} is {1000 + 7 * i} metres." for i in range(first, first + count))
     return f"# Towers {first}\n\n{facts}\n"
 
 
-def _name(number: int) -> str:
+def name_of(number: int) -> str:
     """Words that share no pieces, so that no two questions are nearly the same."""
     digest = hashlib.sha256(str(number).encode()).hexdigest()
     return "".join(chr(ord("a") + int(c, 16)) for c in digest[:12]).capitalize()
@@ -45,7 +45,7 @@ def written(prompt: str, schema: Any = None) -> str:
     if "frequently ask about" in prompt:
         start = found[1] if (found := re.search(r'begins with "(.*?)"', prompt)) else "How do I"
         topic = re.search(r"ask about: (\w+)", prompt)
-        names = [_name(i) for i in range(int(re.search(r"Write (\d+)", prompt)[1]))]  # type: ignore[index]
+        names = [name_of(i) for i in range(int(re.search(r"Write (\d+)", prompt)[1]))]  # type: ignore[index]
         return json.dumps({"questions": [f"{start} use {name} of {topic and topic[1]}?" for name in names]})
     if "most likely ask next" in prompt:
         return json.dumps({"question": f"And which person built {_last_name(prompt)} back then?"})
@@ -55,7 +55,7 @@ def written(prompt: str, schema: Any = None) -> str:
         tower = _last_name(prompt)
         fact = re.search(rf"The height of tower {tower} is \d+ metres\.", prompt)
         return fact[0] if fact else "NOT ANSWERED"
-    return f"You do it with the lever {_name(len(prompt))}{_last_name(prompt)}, which you turn gently."
+    return f"You do it with the lever {name_of(len(prompt))}{_last_name(prompt)}, which you turn gently."
 
 
 def _last_name(prompt: str) -> str:

@@ -81,7 +81,7 @@ def drive(folder: RunFolder, recipe: Recipe, console: Console, *, stages: tuple[
     )
     if stop() and not finished:
         at = f" after step {last.step:,}" if last and last.step else ""
-        again = "" if last is None or last.stage == "train" else f"the same command does {last.stage} again"
+        again = "" if last is None or last.stage in ("teach", "train") else f"the same command does {last.stage} again"
         raise KeyboardInterrupt(f"stopped{at}; {again or CONTINUES}")
 
 

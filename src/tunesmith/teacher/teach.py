@@ -131,6 +131,8 @@ class Teacher:
         expected = requests
         if crew.finished >= min(total, 2 * self.settings.parallel):
             expected = round(done * total / crew.finished)  # as many for each as so far
+        if self.settings.most_requests is not None:
+            expected = min(expected, done + max(0, self.settings.most_requests - len(journal)))
         left, seconds, speed = max(0, expected - done), None, None
         if asking.began is not None and asking.answered:
             elapsed = time.monotonic() - asking.began
