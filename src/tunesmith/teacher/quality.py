@@ -13,7 +13,7 @@ from tunesmith.teacher.prompts import Language
 Fault = Literal[
     "not the JSON asked for", "empty", "cut off", "refused by the server",  # quarantined: nothing to be judged
     "refusal", "speaks as an AI", "mentions the text", "another language", "not in the passage", "judged wrong",
-    "repeats a question", "nearly repeats a row", "repeats an answer", "the same question again",
+    "repeats a question", "nearly repeats a row", "repeats an answer", "the same question again", "repeats the prompt",
 ]  # fmt: skip
 QUARANTINED: tuple[Fault, ...] = ("not the JSON asked for", "empty", "cut off", "refused by the server")
 ASKED_AGAIN: tuple[Fault, ...] = (*QUARANTINED[:3], "speaks as an AI", "mentions the text", "another language")
@@ -88,10 +88,13 @@ def fault_of(answer: str, question: str) -> Fault | None:
     return None if same_language(answer, question) else "another language"
 
 
-def question_fault(question: str, language_as: str) -> Fault | None:
-    """What is wrong with a question that was made up; ``language_as``: what it was made from."""
+def question_fault(question: str, language_as: str, prompt: str = "") -> Fault | None:
+    """What is wrong with a question that was made up; ``language_as``: what it was made from. A small model gives the
+    words of its ``prompt`` back, the example of the form above all."""
     if sum(c.isalnum() for c in question) < 4:
         return "empty"
+    if question in prompt.replace(language_as, ""):
+        return "repeats the prompt"
     if _THE_TEXT.search(question):
         return "mentions the text"
     return None if same_language(question, language_as) else "another language"

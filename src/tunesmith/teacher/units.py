@@ -203,7 +203,7 @@ class AskPassage:
         for wordings in found[: settings.questions]:
             kept: list[str] = []
             for wording in wordings[: settings.phrasings + self._held]:
-                fault = question_fault(wording, self.passage.text)
+                fault = question_fault(wording, self.passage.text, self.request().text)
                 if fault is None and normal(wording) in seen:
                     fault = "the same question again"
                 seen.add(normal(wording))
@@ -253,7 +253,7 @@ class AskTopic:
             return Done([Lost("topic", text, end.fault, end.reply, self.origin)])
         done = Done()
         for question in found[: self.teaching.settings.questions]:
-            fault = question_fault(question, self.topic.text)
+            fault = question_fault(question, self.topic.text, self.request().text)
             lost = Lost("question", question, fault or "", "", self.origin)
             done.items.append(lost if fault else Found(Line(question, self.origin)))
         return done
@@ -362,7 +362,7 @@ class Answer:
         following = self.teaching.settle(
             ask, request, self._language, lambda reply: _some(parse.one_question(reply.text))
         )
-        fault = question_fault(following, other_than)
+        fault = question_fault(following, other_than, request.text)
         if fault is None and normal(following) == normal(other_than):
             fault = "the same question again"
         if fault:
