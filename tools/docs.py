@@ -12,6 +12,7 @@ COMMANDS = (
     "demo",
     "init",
     "run",
+    "teach",
     "prepare",
     "train",
     "evaluate",

@@ -4,6 +4,7 @@
     ├── RecipeError             a setting is unknown, missing or out of range
     ├── SourceError             a file of rows is missing, empty or unreadable
     ├── ModelError              a model cannot be found, read or trusted
+    ├── TeacherError            a teacher cannot be reached, paid or used
     ├── EngineError             this machine cannot run what was asked
     │   └── OutOfMemory         … because it does not fit
     ├── TrainingError           training cannot go on (NaN, divergence, other settings)
@@ -32,6 +33,10 @@ class SourceError(TunesmithError):
 
 class ModelError(TunesmithError):
     """A model cannot be found, read or trusted."""
+
+
+class TeacherError(TunesmithError):
+    """A teacher cannot be reached, paid or used."""
 
 
 class EngineError(TunesmithError):

@@ -13,6 +13,7 @@ Event = Literal[
     "validation",  # held-out loss was measured
     "checkpoint",  # a checkpoint is complete on disk
     "measured",  # evaluation: one model's loss or score is known
+    "asked",  # a teacher: `done` of about `total` replies are there, the last question and answer with them
     "working",  # something long goes on: `done` of `total`
     "note",  # something the person should know
     "fits",  # memory and time of the training are known
@@ -25,7 +26,8 @@ class Progress:
     """One line of ``progress.jsonl``; only what applies is set.
 
     loss is nats per learned token; tokens_per_second counts no padding; memory and seconds
-    (seconds left) are bytes and seconds.
+    (seconds left) are bytes and seconds. Of a teacher: failed are questions that became no row; spent and
+    money_left are in the currency of the recipe's price.
     """
 
     event: Event
@@ -46,6 +48,11 @@ class Progress:
     total: int | None = None
     model: str | None = None
     score: float | None = None
+    failed: int | None = None
+    spent: float | None = None
+    money_left: float | None = None
+    question: str = ""
+    answer: str = ""
     time: float | None = None
 
     def to_json(self) -> str:

@@ -21,17 +21,18 @@ from tunesmith.errors import RunError
 from tunesmith.progress import Progress
 from tunesmith.settings import Recipe, make_recipe
 
-STAGES = ("prepare", "train", "evaluate", "export")
+STAGES = ("teach", "prepare", "train", "evaluate", "export")
 
 
 class RunFolder:
     """Names the places of a run; nothing is created before something is written.
 
-    recipe.toml, manifest.json, dataset/, progress.jsonl, checkpoints/, adapter/, evaluation/, export/.
+    recipe.toml, manifest.json, teacher/, dataset/, progress.jsonl, checkpoints/, adapter/, evaluation/, export/.
     """
 
     def __init__(self, path: Path) -> None:
         self.path = path
+        self.teacher = path / "teacher"
         self.dataset = path / "dataset"
         self.checkpoints = path / "checkpoints"
         self.adapter = path / "adapter"
@@ -158,7 +159,7 @@ class RunFolder:
                 raise RunError(
                     f"another tunesmith is working in {self.path}; wait for it, or name another folder with --run"
                 )
-            for folder in (self.path, self.checkpoints, self.dataset, self.evaluation, self.export):
+            for folder in (self.path, self.teacher, self.checkpoints, self.dataset, self.evaluation, self.export):
                 files.remove_leftovers(folder)
             for folder in (self.adapter, self.dataset):
                 files.recover_folder(folder)

@@ -25,8 +25,8 @@ Fresh = Annotated[bool, Parameter(help="Do it again from the start, even if noth
 Fit = Annotated[bool, Parameter(help="Where it does not fit into memory, take the settings that do.")]
 Count = Annotated[int, Parameter(validator=validators.Number(gte=0))]
 Json = Annotated[bool, Parameter(help="Print one JSON object instead of tables.")]
-STAGES = ("prepare", "train", "evaluate", "export")
-WITH_SETTINGS = ("run", "prepare", "train", "evaluate", "check")
+STAGES = ("teach", "prepare", "train", "evaluate", "export")
+WITH_SETTINGS = ("run", "teach", "prepare", "train", "evaluate", "check")
 
 
 def _usage(error: CycloptsError) -> Text:
@@ -77,8 +77,8 @@ def init(name: Path, /, *, like: Like | None = None) -> None:
     name
         The folder to make.
     like
-        What you have: documents of your own, conversations of a character, or questions with their SQL;
-        without it, the choices are shown.
+        What you have: documents of your own, conversations of a character, questions with their SQL, or a bigger
+        model that teaches; without it, the choices are shown.
     """
     from tunesmith.cli import work
 
@@ -90,8 +90,29 @@ def run(
     recipe: RecipeOrRun, /, *settings: Setting, run: RunPath = None, fresh: Fresh = False, fit: Fit = False,
     json: Json = False,
 ) -> None:  # fmt: skip
-    """Every stage: prepare, train, evaluate, export. Started again, it continues where it stopped."""
+    """Every stage: teach where there is a teacher, prepare, train, evaluate, export. Started again, it continues."""
     _stages(STAGES, recipe, _with_fit(settings, fit), run, fresh, json)
+
+
+@app.command(sort_key=3)
+def teach(
+    recipe: RecipeOrRun, /, *settings: Setting, run: RunPath = None, fresh: Fresh = False, dry_run: bool = False,
+    json: Json = False,
+) -> None:  # fmt: skip
+    """One stage: have a bigger model write questions and answers. What was answered once is never asked again.
+
+    Parameters
+    ----------
+    dry_run
+        Show the first prompts, and about what all of them take and cost; ask nothing.
+    """
+    if not dry_run:
+        _stages(("teach",), recipe, settings, run, fresh, json)
+        return
+    overrides = parse_settings(settings, "teach")
+    from tunesmith.cli import teaching
+
+    teaching.dry_run(recipe, run, overrides, as_json=json)
 
 
 @app.command(sort_key=3)

@@ -13,7 +13,8 @@ if TYPE_CHECKING:
 STAGE_FLAGS = ("--run", "--fresh", "--json", "--help")
 FIT_FLAGS = (*STAGE_FLAGS, "--fit")
 CHECK_FLAGS = ("--rows", "--html", "--json", "--help")
-FLAGS = {"run": FIT_FLAGS, "train": FIT_FLAGS, "check": CHECK_FLAGS}
+TEACH_FLAGS = (*STAGE_FLAGS, "--dry-run")
+FLAGS = {"run": FIT_FLAGS, "teach": TEACH_FLAGS, "train": FIT_FLAGS, "check": CHECK_FLAGS}
 """By command; the other stages take `STAGE_FLAGS`."""
 
 
@@ -71,7 +72,7 @@ def _no_flag(flag: str, command: str) -> str:
     from tunesmith.settings import every_field
 
     taken = FLAGS.get(command, STAGE_FLAGS)
-    if flag in (*CHECK_FLAGS, *FIT_FLAGS):  # another command's
+    if flag in (*CHECK_FLAGS, *FIT_FLAGS, *TEACH_FLAGS):  # another command's
         return f"the command {command} takes no {flag}; it takes {', '.join(taken)} and settings"
     name = flag.lstrip("-")
     for setting in every_field():

@@ -10,11 +10,12 @@ from typing import Literal
 from tunesmith import files
 from tunesmith.errors import RecipeError
 
-Like = Literal["documents", "character", "sql"]
+Like = Literal["documents", "character", "sql", "teacher"]
 CHOICES: dict[Like, str] = {
     "documents": "texts of your own: articles, notes, manuals, a blog",
     "character": "conversations in the voice of someone, or any questions with answers",
     "sql": "questions with the SQL that answers them, and the database",
+    "teacher": "a bigger model, which writes questions and answers about your documents or topics",
 }
 
 

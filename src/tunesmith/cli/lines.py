@@ -29,6 +29,8 @@ class Lines:
             self._step()
         elif event == "working":
             self._working(progress)
+        elif event == "asked":
+            self._asked(progress)
         elif event == "stage":
             self._tenth = -1
             self._say(progress.stage, message or "begins")
@@ -76,6 +78,11 @@ class Lines:
         part = f" {progress.done:,}/{progress.total:,}" if progress.total and progress.done is not None else ""
         self._say(progress.stage, f"{visible(progress.message) or 'working'}{part}")
 
+    def _asked(self, progress: Progress) -> None:
+        """At most a line every ten seconds."""
+        if self.state.clock() - self._spoke >= 10:
+            self._say("teach", asked(progress))
+
     def _say(self, where: str, what: str) -> None:
         self._spoke = self.state.clock()
         self.console.print(Text(f"{where}: {what}"), soft_wrap=True)
@@ -88,6 +95,22 @@ def fits(progress: Progress) -> str:
     return text + (
         f"; all of it will take about {words.duration(progress.seconds_left)}" if progress.seconds_left else ""
     )
+
+
+def asked(progress: Progress) -> str:
+    """How far a teacher is."""
+    parts = [f"{progress.done or 0:,} of about {progress.total or 0:,} replies"]
+    if progress.failed:
+        parts.append(f"{progress.failed:,} without use")
+    if progress.tokens_per_second:
+        parts.append(f"{progress.tokens_per_second:,.0f} tokens/s")
+    if progress.seconds_left:
+        parts.append(f"about {words.duration(progress.seconds_left)} left")
+    if progress.spent is not None:
+        parts.append(f"{progress.spent:.2f} spent")
+    if progress.money_left is not None:
+        parts.append(f"{progress.money_left:.2f} left")
+    return ", ".join(parts)
 
 
 def measured(progress: Progress) -> str:

@@ -24,6 +24,8 @@ class ProgressState:
     latest: Progress | None = None
     """The newest optimizer step."""
     latest_at: float = 0.0
+    asked: Progress | None = None
+    """How far a teacher is."""
     working: Progress | None = None
     """What goes on inside a step or a stage, until the next event."""
     saved: str = ""
@@ -41,6 +43,8 @@ class ProgressState:
         """Bring the state up to date with one event."""
         if progress.event != "note":
             self.working = progress if progress.event == "working" else None
+        if progress.event != "note":
+            self.asked = progress if progress.event == "asked" else None
         if progress.event == "stage":
             self.stage, self.began, self.latest = progress.stage, self.clock(), None
         if progress.step is not None and progress.stage == "train":

@@ -17,7 +17,7 @@ from rich.text import Text
 
 from tunesmith.cli import words
 from tunesmith.cli.console import standard_output, visible
-from tunesmith.cli.lines import Lines, fits, measured
+from tunesmith.cli.lines import Lines, asked, fits, measured
 from tunesmith.cli.plot import BEST, MARK, loss_plot
 from tunesmith.cli.state import ProgressState
 from tunesmith.cli.tables import hanging
@@ -140,7 +140,9 @@ class View:
             parts += [Text(), self._bar(state.step, state.steps, self._time_left())]
             if state.latest:
                 parts += [Text(), self.picture()]
-        if state.working:
+        if state.asked:
+            parts += self._asking(state.asked)
+        elif state.working:
             parts.append(self._working(state.working))
         elif not state.latest:
             what = {"": "getting ready", "train": "before the first step"}.get(state.stage, state.stage)
@@ -172,6 +174,17 @@ class View:
         if not working.total:
             return self._spinning(message)
         return Group(self._spinning(message), self._bar(working.done or 0, working.total, ""))
+
+    def _asking(self, now: Progress) -> list[RenderableType]:
+        """A teacher: how far it is, and what it wrote last."""
+        left = f"{words.duration(now.seconds_left)} left" if now.seconds_left else ""
+        parts: list[RenderableType] = [self._bar(now.done or 0, max(1, now.total or 0), left)]
+        parts.append(self._spinning(asked(now)))
+        for mark, text in (("?", now.question), ("=", now.answer)):
+            if text:
+                line = Text(f"{mark} {visible(' '.join(text.split()))}", "dim", no_wrap=True, overflow="ellipsis")
+                parts.append(line)
+        return parts
 
     def _spinning(self, message: str) -> RenderableType:
         grid = Table.grid(padding=(0, 1))

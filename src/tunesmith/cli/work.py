@@ -22,6 +22,7 @@ from tunesmith.cli.fit_table import fit_table, fit_values
 from tunesmith.cli.init import CHOICES, Like, write_recipe
 from tunesmith.cli.proof_table import proof_table
 from tunesmith.cli.tables import ResultsTable, report_table, side_by_side, token_legend, token_rows
+from tunesmith.cli.teaching import taught_table
 from tunesmith.cli.view import View
 from tunesmith.errors import CheckFailed
 from tunesmith.progress import Progress
@@ -72,7 +73,7 @@ def drive(folder: RunFolder, recipe: Recipe, console: Console, *, stages: tuple[
     earlier = () if fresh else folder.events()
     with View(console, earlier) as view, two_interrupts(view.stop_soon) as stop:
         for last in rooms.run(folder, recipe, stages=stages, fresh=fresh, stop=stop, notify=view.show):
-            if not (stages == ("prepare",) and last.event == "note"):  # the table will say it
+            if not (stages in (("prepare",), ("teach",)) and last.event == "note"):  # the table will say it
                 view.show(last)
     # A stage that was skipped says only "stage"; one that was cut short never says "end".
     finished = last is None or bool(
@@ -80,7 +81,7 @@ def drive(folder: RunFolder, recipe: Recipe, console: Console, *, stages: tuple[
     )
     if stop() and not finished:
         at = f" after step {last.step:,}" if last and last.step else ""
-        again = "" if last is None or last.stage == "train" else f"the same command does {last.stage} again"
+        again = "" if last is None or last.stage in ("teach", "train") else f"the same command does {last.stage} again"
         raise KeyboardInterrupt(f"stopped{at}; {again or CONTINUES}")
 
 
@@ -88,6 +89,8 @@ def _outcome(folder: RunFolder, stages: tuple[str, ...]) -> dict[str, Any]:
     from tunesmith import stages as rooms
 
     outcome: dict[str, Any] = {"run": str(folder), "stages": list(stages)}
+    if stages == ("teach",):
+        outcome["taught"] = rooms.taught(folder)
     if "prepare" in stages:
         outcome["report"] = rooms.report(folder)
     if "train" in stages:
@@ -100,13 +103,17 @@ def _outcome(folder: RunFolder, stages: tuple[str, ...]) -> dict[str, Any]:
 
 
 def _show_outcome(console: Console, folder: RunFolder, outcome: dict[str, Any], stages: tuple[str, ...]) -> None:
-    if "results" in outcome:
+    if "taught" in outcome:
+        console.print(taught_table(outcome["taught"], str(folder.teacher)))
+    elif "results" in outcome:
         console.print(ResultsTable(outcome["results"]))
     elif stages == ("prepare",):
         console.print(report_table(outcome["report"], f"The files named here are in {folder.dataset}."))
     if "proofs" in outcome:
         console.print(proof_table(outcome["proofs"]))
-    if stages == ("train",):
+    if stages == ("teach",):
+        hints = {f"tunesmith run {quoted(folder)}": "prepare, train and evaluate on what was taught"}
+    elif stages == ("train",):
         hints = {f"tunesmith evaluate {quoted(folder)}": "measure it"}
     elif stages == ("prepare",):
         hints = {f"tunesmith train {quoted(folder)}": "train on these rows"}
@@ -175,7 +182,12 @@ def init(folder: Path, like: Like | None) -> None:
     recipe = write_recipe(folder, like)
     console = standard_output()
     console.print(Text.assemble(("✓ ", "bold green"), f"{recipe}: say in it where your data is, then"))
+    taught = {
+        f"tunesmith teach {quoted(recipe)} --dry-run": "the first prompts, and what all of them would cost",
+        f"tunesmith teach {quoted(recipe)}": "have the teacher write the rows",
+    }
     print_next(console, {
+        **(taught if like == "teacher" else {}),
         f"tunesmith check {quoted(recipe)}": "what the model would see, and what is wrong with the data",
         f"tunesmith run {quoted(recipe)}": "prepare, train, evaluate",
     })  # fmt: skip
@@ -186,7 +198,8 @@ def check(path: Path, overrides: dict[str, Any], *, rows: int, html: Path | None
     with kept_for_json(as_json) as console:
         from tunesmith import stages as rooms
 
-        _, recipe = rooms.open_run(path, None, overrides)
+        folder, recipe = rooms.open_run(path, None, overrides)
+        recipe = rooms.with_taught(folder, recipe)
         with View(console) as view:
             found = rooms.check(
                 recipe, max(rows, 20 if html else 0), lambda p: None if p.event == "fits" else view.show(p)

@@ -9,6 +9,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from itertools import accumulate, pairwise
+from typing import Protocol
 
 from tunesmith.dataset.blocks import Block, parse
 from tunesmith.dataset.tokens import encode
@@ -41,9 +42,39 @@ def compose(document: Document, ask: str, system: str, max_tokens: int, chat: Ch
     The answers, one after the other, are the document's text. Raises `SourceError` when the limit leaves no
     room for question and answer, `ModelError` when the chat template refuses them.
     """
+    return divide(document, ask, system, max_tokens, ChatMeasure(chat))
+
+
+class Measure(Protocol):
+    """What counts tokens."""
+
+    def count(self, text: str) -> int:
+        """Of a text by itself."""
+        ...
+
+    def size(self, row: Example) -> int:
+        """Of a whole row."""
+        ...
+
+
+class ChatMeasure:
+    """Counts as a model does that is trained on the rows."""
+
+    def __init__(self, chat: ChatFormat) -> None:
+        self._chat = chat
+
+    def count(self, text: str) -> int:
+        return len(self._chat.encode(self._chat.shield(text)))
+
+    def size(self, row: Example) -> int:
+        return sum(len(s.ids) for s in encode(row, self._chat, sys.maxsize))
+
+
+def divide(document: Document, ask: str, system: str, max_tokens: int, measure: Measure) -> Iterator[Example]:
+    """`compose`, by whatever counts the tokens."""
     if not document.text.strip():
         return
-    form = _Form(document, ask, system, max_tokens, chat)
+    form = _Form(document, ask, system, max_tokens, measure)
     blocks = parse(document.text)
     whole = Stretch(0, len(document.text), 0, len(blocks))
     division = _Division(document.text, blocks, form)
@@ -84,9 +115,9 @@ def _rows(stretches: list[Stretch], division: _Division, form: _Form) -> Iterato
 class _Form:
     """How the rows of one document are worded and counted."""
 
-    def __init__(self, document: Document, ask: str, system: str, max_tokens: int, chat: ChatFormat) -> None:
-        self._document, self._ask, self._system, self._chat = document, ask, system, chat
-        self._limit = max_tokens
+    def __init__(self, document: Document, ask: str, system: str, max_tokens: int, measure: Measure) -> None:
+        self._document, self._ask, self._system = document, ask, system
+        self.size, self.count, self._limit = measure.size, measure.count, max_tokens
         self.title = " ".join(document.title.split())
         self._labels: dict[tuple[str, ...], tuple[str, int]] = {}
         numbered = self.count(" (888/888)")
@@ -99,12 +130,6 @@ class _Form:
         messages.append(Message("assistant", _trimmed(answer), learn=True))
         file = self._document.origin.file
         return Example(tuple(messages), Origin(file, line, BETWEEN.join(path)), group=file)
-
-    def size(self, row: Example) -> int:
-        return sum(len(s.ids) for s in encode(row, self._chat, sys.maxsize))
-
-    def count(self, text: str) -> int:
-        return len(self._chat.encode(self._chat.shield(text)))
 
     def label(self, path: list[str]) -> str:
         """What {title} becomes: the title and the path, shortened where it would take half of the room."""

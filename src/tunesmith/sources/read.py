@@ -160,6 +160,8 @@ def _file(source: SourceTable, path: Path, name: str) -> Iterator[Item]:
     suffix = path.suffix.lower()
     if source.kind == "documents" or (source.kind == "auto" and suffix in documents.DOCUMENTS):
         yield Unread(path, name)
+    elif source.kind == "taught":
+        yield from rows.read_taught(path, name)
     elif suffix in tables.TABLES:
         yield from tables.read_table(path, name, source.columns, source.table, source.query)
     elif source.kind == "rows" or suffix in ROWS:

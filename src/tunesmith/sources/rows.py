@@ -124,6 +124,22 @@ def read_formed(path: Path, name: str, form: Form) -> Iterator[Example | Quarant
         yield Quarantined(Origin(name), f"the file {what}; fill it or leave it out")
 
 
+def read_taught(path: Path, name: str) -> Iterator[Example | Quarantined]:
+    """Rows as tunesmith writes them itself, each with the place in the document that it is about.
+
+    Raises `SourceError` when the file cannot be opened.
+    """
+
+    def form(row: object, origin: Origin) -> Example:
+        try:
+            return Example.from_json(row)  # type: ignore[arg-type]
+        except (KeyError, TypeError, AttributeError):
+            raise Unreadable("not a row that tunesmith wrote; name the file without kind") from None
+
+    if path.stat().st_size:  # a teacher may have held nothing out
+        yield from read_formed(path, name, form)
+
+
 def _noting(form: Form, note: str) -> Form:
     return lambda row, origin: with_notes(form(row, origin), [note])
 

@@ -3,5 +3,10 @@
 from tunesmith.stages.checking import Check, Sample, check
 from tunesmith.stages.outcome import proofs, report, results
 from tunesmith.stages.running import STAGES, open_run, prove, run
+from tunesmith.stages.teaching import report as taught
+from tunesmith.stages.teaching import with_taught
 
-__all__ = ["STAGES", "Check", "Sample", "check", "open_run", "proofs", "prove", "report", "results", "run"]
+__all__ = [
+    "STAGES", "Check", "Sample", "check", "open_run", "proofs", "prove", "report", "results", "run", "taught",
+    "with_taught",
+]  # fmt: skip

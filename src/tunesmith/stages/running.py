@@ -51,6 +51,8 @@ def run(folder: RunFolder, recipe: Recipe, *, stages: tuple[str, ...] = STAGES, 
         if stages != ("export",):
             folder.save_recipe(work.recipe)
         for stage in stages:
+            if stage == "teach" and len(stages) > 1 and not recipe.teacher.is_set:
+                continue
             if stage == "export" and not recipe.export.formats:
                 continue  # nothing was asked for
             if stage == "evaluate" and len(stages) > 1 and not report(folder)["rows"]["test"]:
@@ -59,8 +61,8 @@ def run(folder: RunFolder, recipe: Recipe, *, stages: tuple[str, ...] = STAGES, 
             try:
                 for progress in work.stage(stage, fresh or (stages == ("export",) and work.hands_over)):
                     yield folder.record(progress)
-                    if stage != "train" and stop():
-                        return  # training stops by itself, at a step; the other stages lose nothing
+                    if stage not in ("teach", "train") and stop():
+                        return  # these stop by themselves, at a reply or a step; the other stages lose nothing
             except Stopped:
                 return
             if work.stopped:

@@ -15,7 +15,7 @@ from tunesmith.progress import Progress
 from tunesmith.run import RunFolder
 from tunesmith.settings import Recipe, SqlTaskSettings
 from tunesmith.sources.text import source_errors
-from tunesmith.stages import fitting
+from tunesmith.stages import fitting, teaching
 from tunesmith.stages.outcome import report
 
 PREPARING = 4
@@ -85,9 +85,12 @@ class Work:
     def inputs(self, stage: str) -> str:
         """Hash of everything that decides a stage's result."""
         recipe = self.recipe
+        if stage == "teach":
+            return teaching.inputs(recipe) if recipe.teacher.is_set else ""
         if stage == "prepare":
             data = recipe.data.model_dump(exclude={"folder"})
-            return files.value_hash([PREPARING, self.model.hash, data, self._source_hashes])
+            taught = [self.inputs("teach"), *self._taught_hashes()] if recipe.teacher.is_set else []
+            return files.value_hash([PREPARING, self.model.hash, data, self._source_hashes, *taught])
         if stage == "train":
             settings = recipe.train.model_dump(exclude={"save_minutes", "prefix", "fit"})
             return files.value_hash(
@@ -110,6 +113,10 @@ class Work:
 
         paths = source_files(self.recipe.data, fetching)
         return [f"{os.path.relpath(path, start)} {_hash(path)}" for path in paths]
+
+    def _taught_hashes(self) -> list[str]:
+        """Of what the teacher wrote, which this run may do anew."""
+        return [_hash(path) for path in teaching.taught_files(self.folder) if path.exists()]
 
     @cached_property
     def _task_hashes(self) -> list[str]:
@@ -137,7 +144,10 @@ class Work:
             return
         yield Progress("stage", stage=stage)
         self.folder.begin(stage)
-        work = {"prepare": self._prepare, "train": self._train, "evaluate": self._evaluate, "export": self._export}
+        work = {
+            "teach": lambda: teaching.teach(self), "prepare": self._prepare, "train": self._train,
+            "evaluate": self._evaluate, "export": self._export,
+        }  # fmt: skip
         yield from work[stage]()
         if not self.stopped:
             self.folder.finish(stage, self.inputs(stage))
@@ -146,7 +156,10 @@ class Work:
     def _prepare(self) -> Iterator[Progress]:
         from tunesmith.dataset.prepare import prepare
 
-        yield from prepare(self.recipe.data, self.model.folder, self.folder.dataset)
+        if self.recipe.teacher.is_set:
+            self._need("teach", "taught")
+        data = teaching.with_taught(self.folder, self.recipe).data
+        yield from prepare(data, self.model.folder, self.folder.dataset)
         self.folder.update_manifest(model={"name": self.model.name, "sha256": self.model.hash})
         found = report(self.folder)
         grave = [finding["message"] for finding in found["findings"] if finding["severity"] != "note"]
