@@ -140,7 +140,7 @@ def observe(folder: Path, model: Path, run: Path, overrides: dict[str, Any]) -> 
         try:
             recipe = make_recipe(BASE, named, folder=folder)
             events = [
-                (e.event, e.step, e.loss, e.learning_rate, e.gradient_norm, e.message)
+                (e.event, e.step, e.loss, e.learning_rate, e.gradient_norm, e.message.replace(str(run), "RUN"))
                 for e in stages.run(RunFolder(run), recipe)
             ]
         except TunesmithError as error:

@@ -15,7 +15,7 @@ from fake_ollama import FakeOllama
 from safetensors.numpy import load, save
 from tiny_chat import write_rows
 
-from tunesmith import stages
+from tunesmith import files, stages
 from tunesmith.cli import console, hand_over
 from tunesmith.cli.app import call
 from tunesmith.cli.edge import exit_status
@@ -24,6 +24,7 @@ from tunesmith.export import produce
 from tunesmith.export.formats import Formats, parse_formats
 from tunesmith.progress import Progress
 from tunesmith.run import RunFolder
+from tunesmith.stages.work import Work
 
 RECIPE = """
 [model]
@@ -83,7 +84,7 @@ def test_a_gguf_comes_with_its_proof_and_a_modelfile(trained):
     assert proof["holds"]
     assert proof["base was quantized"] is False
     assert {check["name"] for check in proof["checks"]} >= {"prompt", "model", "end", "ollama"}
-    assert proof["sha256"] == stages.files.file_hash(trained / "export" / "sums-f16.gguf")
+    assert proof["sha256"] == files.file_hash(trained / "export" / "sums-f16.gguf")
     written = (trained / "export" / "Modelfile").read_text()
     assert written.startswith("FROM ./sums-f16.gguf\n")
     assert "You add." in written
@@ -141,7 +142,7 @@ def test_a_proof_that_failed_is_not_measured_again_either(trained, monkeypatch):
 
 def exporting_of(run: Path, overrides: dict[str, Any] | None = None) -> Any:
     folder, recipe = stages.open_run(run, None, overrides)
-    return stages._Work(folder, recipe, lambda: False, lambda _: None).exporting()
+    return Work(folder, recipe, lambda: False, lambda _: None).exporting()
 
 
 @pytest.mark.parametrize("file", ["export/sums-f16.gguf", "adapter/adapter_config.json", "dataset/test.jsonl"])
