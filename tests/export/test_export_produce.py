@@ -208,6 +208,7 @@ def test_ollama_gets_the_proved_file_and_is_asked_a_held_out_question(trained, t
 
 
 def test_no_ollama_is_said_and_the_file_stays(trained, monkeypatch):
+    export(trained, "gguf:f16")
     monkeypatch.setenv("OLLAMA_HOST", "127.0.0.1:9")
     with pytest.raises(EngineError, match="ollama"):
         export(trained, "gguf:f16", "ollama:other")
