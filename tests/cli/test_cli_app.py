@@ -193,7 +193,7 @@ def test_init_without_a_choice_shows_the_choices_and_writes_nothing(tmp_path, mo
     assert tunesmith("init", "blog") == 2
     shown = capsys.readouterr().err
     for like, what in CHOICES.items():
-        assert f" init blog --like {like} " in shown
+        assert f" init blog --like {like}" in shown
         assert what in shown
     assert not list(tmp_path.iterdir())
 

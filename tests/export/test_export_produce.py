@@ -7,6 +7,7 @@ import shutil
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -24,6 +25,7 @@ from tunesmith.export import produce
 from tunesmith.export.formats import Formats, parse_formats
 from tunesmith.progress import Progress
 from tunesmith.run import RunFolder
+from tunesmith.serving import answers
 from tunesmith.stages.work import Work
 
 RECIPE = """
@@ -386,3 +388,12 @@ def test_a_run_without_its_dataset_says_how_to_make_it_again(trained, monkeypatc
     monkeypatch.setattr(produce.prepare, "read", lambda folder, part: (folder / "gone.jsonl").open())
     with pytest.raises(RunError, match="has no dataset any more; `tunesmith prepare"):
         export(trained, "gguf:bf16")
+
+
+def test_a_file_that_a_run_exported_is_asked_as_the_run_was_taught(trained, monkeypatch, tmp_path):
+    export(trained, "gguf:f16")
+    monkeypatch.setattr(answers, "_open_model", lambda label, settings: SimpleNamespace(system=""))
+    monkeypatch.setattr(answers.prepare, "shared_system", lambda dataset: f"as in {dataset.parent.name}")
+    assert answers.open_chat(str(trained / "export" / "sums-f16.gguf")).system == "as in sums"
+    shutil.copy(trained / "export" / "sums-f16.gguf", tmp_path / "else.gguf")
+    assert answers.open_chat(str(tmp_path / "else.gguf")).system == ""

@@ -9,7 +9,7 @@ from rich.text import Text
 from tunesmith.cli.console import print_json
 from tunesmith.cli.proof_table import proof_table
 from tunesmith.cli.view import View
-from tunesmith.cli.work import drive, kept_for_json, print_next
+from tunesmith.cli.work import drive, kept_for_json, print_next, quoted
 from tunesmith.errors import CheckFailed, RecipeError
 from tunesmith.export.formats import USUAL
 
@@ -43,9 +43,10 @@ def export(recipe: Path, name: str | None, to: str, quant: str | None, *, as_jso
         if proofs and not as_json:
             console.print(proof_table(proofs))
         if not as_json and not failed:
-            what = f" --what {to}" if to in ("gguf", "merged", "mlx") else ""
-            hints = {f"tunesmith publish {folder} --to hf:OWNER/NAME{what}": "send it to a hub"}
-            talk = {f"tunesmith chat {folder.export / written}": "talk to the file"} if written else {}
+            what = f" --what {'gguf' if written else to}" if written or to in ("merged", "mlx") else ""
+            hints = {f"tunesmith publish {quoted(folder)} --to hf:OWNER/NAME{what}": "send it to a hub"}
+            talk = {f"tunesmith chat {quoted(folder.export / written)}": "talk to the file"} if written else {}
+            talk = {f"ollama run {name}": "talk to it in Ollama"} | talk if to == "ollama" else talk
             print_next(console, talk | hints)
     if as_json:
         print_json({"run": str(folder), "formats": formats, "folder": str(folder.export), "proofs": proofs})

@@ -136,7 +136,11 @@ def print_next(console: Console, hints: dict[str, str]) -> None:
     width = max(len(command) for command in hints)
     console.print()
     for command, what in hints.items():
-        console.print(Text.assemble(("  " + command.ljust(width), "bold cyan"), ("   " + what, "dim")), soft_wrap=True)
+        if 5 + width + len(max(hints.values(), key=len)) <= console.width:
+            line = Text.assemble(("  " + command.ljust(width), "bold cyan"), ("   " + what, "dim"))
+        else:
+            line = Text.assemble((f"  {what}:\n", "dim"), ("    " + command, "bold cyan"))
+        console.print(line, soft_wrap=True)  # a command is copied: it must not be broken
 
 
 def _program() -> str:
@@ -163,7 +167,7 @@ def demo(path: Path, *, as_json: bool) -> None:
             console.print(ResultsTable(outcome["results"]))
             print_next(console, {
                 f"tunesmith chat {quoted(folder)}": "talk to it",
-                f'tunesmith compare {quoted(folder)} "How many customers are there?"': "ask both models",
+                f'tunesmith compare {quoted(folder)} "How many customers live in Madrid?"': "ask both models",
                 f"tunesmith check {quoted(folder)}": "see the rows as the model sees them",
                 f"tunesmith export {quoted(folder)}": "a GGUF for Ollama and others, proved to be this model",
                 f"ls {quoted(folder)}": "everything about this run, as files",

@@ -69,9 +69,18 @@ class Answerer:
 
 
 def open_chat(name: str) -> Answerer:
-    """The tuned model of a run folder, or a bare model by name. Raises `ModelError` or `RunError`."""
+    """The tuned model of a run folder, or a bare model by name. Raises `ModelError` or `RunError`.
+
+    A file that a run exported is asked as the run was taught, with the system message that its rows had.
+    """
     folder = RunFolder(Path(name))
-    return _open_run(folder) if folder.exists else _open_model(name, ModelSettings(name=name))
+    if folder.exists:
+        return _open_run(folder)
+    answerer = _open_model(name, ModelSettings(name=name))
+    run = RunFolder(Path(name).absolute().parent.parent)
+    if Path(name).absolute().parent == run.export and (run.dataset / "train.jsonl").exists():
+        answerer.system = prepare.shared_system(run.dataset)
+    return answerer
 
 
 def _open_model(label: str, settings: ModelSettings) -> Answerer:
