@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -19,6 +20,18 @@ def own_cache(tmp_path_factory: pytest.TempPathFactory) -> None:
     patch.setenv("TUNESMITH_CACHE", str(tmp_path_factory.mktemp("cache")))
     yield
     patch.undo()
+
+
+@pytest.fixture
+def fresh_consoles() -> Iterator[None]:
+    """What a test has put in the place of stdout and stderr is what the consoles write to."""
+    from tunesmith.cli import console
+
+    for clear in (console.standard_output.cache_clear, console.standard_error.cache_clear):
+        clear()
+    yield
+    for clear in (console.standard_output.cache_clear, console.standard_error.cache_clear):
+        clear()
 
 
 @pytest.fixture(scope="session")

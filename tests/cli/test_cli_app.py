@@ -7,7 +7,6 @@ import sys
 import pytest
 
 from tunesmith import stages
-from tunesmith.cli import console
 from tunesmith.cli.app import call
 from tunesmith.cli.edge import exit_status
 from tunesmith.cli.init import CHOICES
@@ -41,13 +40,7 @@ def tunesmith(*tokens: str) -> int:
     return exit_status(lambda: call(tokens))
 
 
-@pytest.fixture(autouse=True)
-def fresh_consoles():
-    console.standard_output.cache_clear()
-    console.standard_error.cache_clear()
-    yield
-    console.standard_output.cache_clear()
-    console.standard_error.cache_clear()
+pytestmark = pytest.mark.usefixtures("fresh_consoles")
 
 
 @pytest.fixture

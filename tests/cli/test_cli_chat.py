@@ -3,7 +3,6 @@ import io
 import pytest
 
 from tunesmith.cli import chat as room
-from tunesmith.cli import console
 from tunesmith.cli.chat import chat
 from tunesmith.errors import EngineError
 
@@ -29,13 +28,7 @@ class Parrot:
         return f"{len(messages)}: {last}"
 
 
-@pytest.fixture(autouse=True)
-def fresh_consoles():
-    console.standard_output.cache_clear()
-    console.standard_error.cache_clear()
-    yield
-    console.standard_output.cache_clear()
-    console.standard_error.cache_clear()
+pytestmark = pytest.mark.usefixtures("fresh_consoles")
 
 
 def piped(monkeypatch, text):

@@ -10,20 +10,12 @@ from fake_teacher import serving
 from taught import documents
 
 from tunesmith import stages
-from tunesmith.cli import console
 from tunesmith.cli.app import call
 from tunesmith.cli.edge import exit_status
 from tunesmith.errors import RecipeError, RunError
 from tunesmith.settings import make_recipe
 
-
-@pytest.fixture(autouse=True)
-def fresh_consoles():
-    console.standard_output.cache_clear()
-    console.standard_error.cache_clear()
-    yield
-    console.standard_output.cache_clear()
-    console.standard_error.cache_clear()
+pytestmark = pytest.mark.usefixtures("fresh_consoles")
 
 
 @pytest.fixture

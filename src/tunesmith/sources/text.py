@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from tunesmith import files
 from tunesmith.errors import SourceError
 from tunesmith.sources import language
 
@@ -227,3 +228,9 @@ def without_path(error: SourceError, path: Path) -> str:
     """What is wrong with a file, to be said behind its name."""
     said = str(error)
     return f"the file{said.removeprefix(str(path))}" if said.startswith(str(path)) else said
+
+
+def hash_of(path: Path) -> str:
+    """Hash of a file that a recipe names. Raises `SourceError` when it cannot be read."""
+    with source_errors(path):
+        return files.file_hash(path)

@@ -12,7 +12,7 @@ from tunesmith.errors import RecipeError, RunError
 from tunesmith.progress import Progress
 from tunesmith.run import RunFolder
 from tunesmith.settings import DataSettings, Recipe, SourceTable
-from tunesmith.sources.text import source_errors
+from tunesmith.sources.text import hash_of
 
 if TYPE_CHECKING:
     from tunesmith.stages.work import Work
@@ -65,12 +65,7 @@ def _sources(recipe: Recipe) -> list[str]:
 
     start = recipe.folder()
     found = [path for source in recipe.teacher.sources for path in paths_of(source, start)]
-    return [f"{os.path.relpath(path, start)} {_hash(path)}" for path in found]
-
-
-def _hash(path: Path) -> str:
-    with source_errors(path):
-        return files.file_hash(path)
+    return [f"{os.path.relpath(path, start)} {hash_of(path)}" for path in found]
 
 
 def teach(work: Work) -> Iterator[Progress]:

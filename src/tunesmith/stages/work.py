@@ -14,7 +14,7 @@ from tunesmith.export.formats import EXPORTING, parse_formats
 from tunesmith.progress import Progress
 from tunesmith.run import RunFolder
 from tunesmith.settings import Recipe, SqlTaskSettings
-from tunesmith.sources.text import source_errors
+from tunesmith.sources.text import hash_of
 from tunesmith.stages import fitting, teaching
 from tunesmith.stages.outcome import report
 
@@ -112,16 +112,16 @@ class Work:
             self._working(f"fetching {name}", done / max(total, 1))
 
         paths = source_files(self.recipe.data, fetching)
-        return [f"{os.path.relpath(path, start)} {_hash(path)}" for path in paths]
+        return [f"{os.path.relpath(path, start)} {hash_of(path)}" for path in paths]
 
     def _taught_hashes(self) -> list[str]:
         """Of what the teacher wrote, which this run may do anew."""
-        return [_hash(path) for path in teaching.taught_files(self.folder) if path.exists()]
+        return [hash_of(path) for path in teaching.taught_files(self.folder) if path.exists()]
 
     @cached_property
     def _task_hashes(self) -> list[str]:
         tasks = [t for t in self.recipe.evaluate.tasks if isinstance(t, SqlTaskSettings)]
-        return [_hash(self.recipe.folder() / name) for t in tasks for name in (t.database, t.tables) if name]
+        return [hash_of(self.recipe.folder() / name) for t in tasks for name in (t.database, t.tables) if name]
 
     def settle_other_training(self, fresh: bool, again: bool) -> None:
         """A training that other inputs began is refused, or taken away when ``fresh`` says so; so is
@@ -318,8 +318,3 @@ def refuse_errors(report: dict[str, Any], where: str) -> None:
     if errors:
         more = f", and {len(errors) - 1} more; `tunesmith check` lists them" if len(errors) > 1 else ""
         raise CheckFailed(f"{errors[0]}{more}")
-
-
-def _hash(path: Path) -> str:
-    with source_errors(path):
-        return files.file_hash(path)

@@ -194,16 +194,16 @@ class AskPassage:
         return self.teaching.is_held(*self.origin)
 
     def work(self, ask: Ask) -> Done:
-        language, settings = prompt_language(self.passage.text), self.teaching.settings
+        language, settings, request = prompt_language(self.passage.text), self.teaching.settings, self.request()
         try:
-            found = self.teaching.settle(ask, self.request(), language, lambda reply: _some(parse.groups(reply.text)))
+            found = self.teaching.settle(ask, request, language, lambda reply: _some(parse.groups(reply.text)))
         except Unusable as end:
             return Done([Lost("passage", self.passage.text, end.fault, end.reply, self.origin)])
         done, seen = Done(), set[str]()
         for wordings in found[: settings.questions]:
             kept: list[str] = []
             for wording in wordings[: settings.phrasings + self._held]:
-                fault = question_fault(wording, self.passage.text, self.request().text)
+                fault = question_fault(wording, self.passage.text, request.text)
                 if fault is None and normal(wording) in seen:
                     fault = "the same question again"
                 seen.add(normal(wording))
@@ -243,17 +243,15 @@ class AskTopic:
         )  # fmt: skip
 
     def work(self, ask: Ask) -> Done:
-        language = prompt_language(self.topic.text)
+        language, request = prompt_language(self.topic.text), self.request()
         try:
-            found = self.teaching.settle(
-                ask, self.request(), language, lambda reply: _some(parse.questions(reply.text))
-            )
+            found = self.teaching.settle(ask, request, language, lambda reply: _some(parse.questions(reply.text)))
         except Unusable as end:
             text = f"{self.topic.text}: {self.start}" if self.start else self.topic.text
             return Done([Lost("topic", text, end.fault, end.reply, self.origin)])
         done = Done()
         for question in found[: self.teaching.settings.questions]:
-            fault = question_fault(question, self.topic.text, self.request().text)
+            fault = question_fault(question, self.topic.text, request.text)
             lost = Lost("question", question, fault or "", "", self.origin)
             done.items.append(lost if fault else Found(Line(question, self.origin)))
         return done
