@@ -31,7 +31,7 @@ def settings_page() -> str:
     from tunesmith.cli.flags import show_value
     from tunesmith.settings import every_field
 
-    lines = ["# Settings", "", "Written by `make docs` from `settings.py`. In a recipe as TOML, on the command line as",
+    lines = ["# Settings", "", "Written by `make docs` from `settings/`. In a recipe as TOML, on the command line as",
              "`--train.epochs 3`, in Python by the same names.", ""]  # fmt: skip
     section = ""
     for name, (default, text) in every_field().items():
