@@ -48,3 +48,13 @@ def no_trial(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) ->
 
     if request.node.get_closest_marker("tries_a_step") is None:
         monkeypatch.setattr("tunesmith.training.fit.examine", examine)
+
+
+@pytest.fixture(autouse=True)
+def few_general_questions(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Only the tests of the general set ask all of it: every evaluation asks it twice."""
+    if "general" not in request.path.name:
+        from tunesmith.evaluation.general import General
+
+        every = General.questions
+        monkeypatch.setattr(General, "questions", lambda self, rows: every(self, rows)[::60])

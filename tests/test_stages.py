@@ -89,9 +89,12 @@ def test_two_processes_cannot_work_in_one_run(recipe):
 
 
 def test_a_stage_alone_says_what_is_missing(recipe):
-    with pytest.raises(RunError, match="is not prepared with these settings yet"):
-        go(recipe, which=("train",))
+    with pytest.raises(RunError, match="is no run yet"):
+        go(recipe, which=("export",))
+    assert not (recipe.parent / "run").exists()
     go(recipe, which=("prepare",))
+    with pytest.raises(RunError, match="is not prepared with these settings yet"):
+        go(recipe, which=("train",), data__seed=1)
     with pytest.raises(RunError, match="is not trained"):
         go(recipe, which=("evaluate",))
 

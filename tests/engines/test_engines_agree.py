@@ -18,6 +18,7 @@ from reference import one_thread
 from tunesmith.engines.base import Batch, Engine, LoraShape, StepSettings
 from tunesmith.engines.mlx_engine import MlxEngine
 from tunesmith.engines.torch_engine import TorchEngine
+from tunesmith.engines.writing import shared_beginning
 from tunesmith.models.architecture import read_architecture
 
 IDS = list(range(20, 50))
@@ -104,3 +105,23 @@ def test_greedy_text_is_the_same(family: str) -> None:
     prompts = [row for row, _ in tiny.rows(4, seed=8, longest=14)]
     a, b = (e.generate(prompts, max_new_tokens=10, stop=frozenset({7})) for e in both(family))
     assert a == b
+
+
+@pytest.mark.parametrize("family", ["llama", "mistral", "gemma3"])
+@pytest.mark.parametrize("endings", [(3, 5, 1, 9), (1, 30)], ids=["near", "one much longer than the beginning"])
+def test_what_prompts_begin_with_is_read_once_and_changes_nothing(family: str, endings: tuple[int, ...]) -> None:
+    rng = np.random.default_rng(3)
+    beginning = rng.integers(8, tiny.VOCABULARY, 21).tolist()
+    prompts = [beginning + rng.integers(8, tiny.VOCABULARY, n).tolist() for n in endings]
+    assert shared_beginning(prompts) == len(beginning)
+    for engine in both(family, LoraShape(rank=4)):
+        train(engine, 0, 3)
+        alone = [engine.generate([p], max_new_tokens=8, stop=frozenset())[0] for p in prompts]
+        assert engine.generate(prompts, max_new_tokens=8, stop=frozenset()) == alone
+
+
+def test_a_beginning_that_is_all_of_a_prompt_leaves_its_last_token() -> None:
+    assert shared_beginning([list(range(40)), list(range(40))]) == 39
+    assert shared_beginning([list(range(40)), list(range(30))]) == 29
+    assert shared_beginning([list(range(40))]) == 0
+    assert shared_beginning([[1, *range(40)], [2, *range(40)]]) == 0

@@ -84,3 +84,12 @@ def two_interrupts(on_first: Callable[[], None]) -> Iterator[Callable[[], bool]]
         yield asked.is_set
     finally:
         signal.signal(signal.SIGINT, before)
+
+
+@contextmanager
+def stopping(kept: str) -> Iterator[None]:
+    """Where Ctrl-C ends the command at once: say what stays."""
+    try:
+        yield
+    except KeyboardInterrupt:
+        raise KeyboardInterrupt(f"stopped; {kept}") from None

@@ -7,6 +7,7 @@ from pathlib import Path
 from rich.text import Text
 
 from tunesmith.cli.console import print_json
+from tunesmith.cli.edge import stopping
 from tunesmith.cli.proof_table import proof_table
 from tunesmith.cli.view import View
 from tunesmith.cli.work import drive, kept_for_json, print_next, quoted
@@ -62,7 +63,7 @@ def prove(run: Path, ggufs: list[Path], *, as_json: bool) -> None:
         from tunesmith.run import RunFolder
 
         folder = RunFolder(run)
-        with View(console) as view:
+        with stopping("proofs that were finished stay; the same command begins again"), View(console) as view:
             for progress in rooms.prove(folder, ggufs, view.show):
                 view.show(progress)
         names = {gguf.name for gguf in ggufs}
@@ -87,7 +88,7 @@ def publish(run: Path, to: str, what: str, *, public: bool, as_json: bool) -> No
         recipe = folder.recipe()
         files = _published(folder.adapter, folder.export, what)
         card = model_card(folder, files, recipe.model.name, to=to, base_folder=find(recipe.model.name).folder)
-        with View(console) as view:
+        with stopping("what was sent stays there; the same command sends the rest"), View(console) as view:
             url = send(
                 files, to, card=card, private=not public,
                 on_progress=lambda done, total: view.show(

@@ -76,6 +76,8 @@ class Lines:
         if now - self._spoke < 10:
             return
         part = f" {progress.done:,}/{progress.total:,}" if progress.total and progress.done is not None else ""
+        left = self.state.working_left
+        part += f", about {words.duration(left)} left" if left else ""
         self._say(progress.stage, f"{visible(progress.message) or 'working'}{part}")
 
     def _asked(self, progress: Progress) -> None:

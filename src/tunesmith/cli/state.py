@@ -28,6 +28,8 @@ class ProgressState:
     """How far a teacher is."""
     working: Progress | None = None
     """What goes on inside a step or a stage, until the next event."""
+    working_since: tuple[str, float, int] = ("", 0.0, 0)
+    """What it is, when it began, and how much of it was done by then."""
     saved: str = ""
     """The newest checkpoint."""
 
@@ -41,6 +43,8 @@ class ProgressState:
 
     def take(self, progress: Progress) -> None:
         """Bring the state up to date with one event."""
+        if progress.event == "working" and progress.message != self.working_since[0]:
+            self.working_since = progress.message, self.clock(), progress.done or 0
         if progress.event != "note":
             self.working = progress if progress.event == "working" else None
         if progress.event != "note":
@@ -74,6 +78,15 @@ class ProgressState:
         if self.latest is None or self.latest.seconds_left is None:
             return None
         return max(self.latest.seconds_left - (self.clock() - self.latest_at), 0.0)
+
+    @property
+    def working_left(self) -> float | None:
+        """Seconds until what goes on is done, at its pace so far; None before two seconds have shown a pace."""
+        now, (_, since, before) = self.working, self.working_since
+        seconds = self.clock() - since
+        if now is None or not now.total or seconds < 2 or (now.done or 0) <= before:
+            return None
+        return seconds * (now.total - (now.done or 0)) / ((now.done or 0) - before)
 
     @property
     def best(self) -> Validation | None:

@@ -152,8 +152,7 @@ class View:
         return Group(*parts)
 
     def _time_left(self) -> str:
-        left = self.state.seconds_left
-        return f"{words.duration(left)} left" if left is not None else ""
+        return _left(self.state.seconds_left)
 
     def _bar(self, done: float, total: float, after: str) -> RenderableType:
         grid = Table.grid(padding=(0, 2), expand=True)
@@ -173,11 +172,11 @@ class View:
         message = visible(working.message) or "working"
         if not working.total:
             return self._spinning(message)
-        return Group(self._spinning(message), self._bar(working.done or 0, working.total, ""))
+        return Group(self._spinning(message), self._bar(working.done or 0, working.total, _left(self.state.working_left)))
 
     def _asking(self, now: Progress) -> list[RenderableType]:
         """A teacher: how far it is, and what it wrote last."""
-        left = f"{words.duration(now.seconds_left)} left" if now.seconds_left else ""
+        left = _left(now.seconds_left or None)
         parts: list[RenderableType] = [self._bar(now.done or 0, max(1, now.total or 0), left)]
         parts.append(self._spinning(asked(now)))
         for mark, text in (("?", now.question), ("=", now.answer)):
@@ -247,3 +246,7 @@ class View:
         if state.saved:
             readings.append(("saved", state.saved))
         return readings
+
+
+def _left(seconds: float | None) -> str:
+    return "" if seconds is None else f"{words.duration(seconds)} left"

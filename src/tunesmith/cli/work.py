@@ -81,8 +81,9 @@ def drive(folder: RunFolder, recipe: Recipe, console: Console, *, stages: tuple[
     )
     if stop() and not finished:
         at = f" after step {last.step:,}" if last and last.step else ""
-        again = "" if last is None or last.stage in ("teach", "train") else f"the same command does {last.stage} again"
-        raise KeyboardInterrupt(f"stopped{at}; {again or CONTINUES}")
+        stage = last.stage if last else ""
+        again = {"prepare": "the same command prepares again", "export": "finished files stay; the same command goes on"}
+        raise KeyboardInterrupt(f"stopped{at}; {again.get(stage, CONTINUES)}")
 
 
 def _outcome(folder: RunFolder, stages: tuple[str, ...]) -> dict[str, Any]:

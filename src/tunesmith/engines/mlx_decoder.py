@@ -19,7 +19,6 @@ import mlx.core as mx
 import mlx.nn as nn
 from mlx.utils import tree_flatten
 from mlx_lm.models.base import create_causal_mask
-from mlx_lm.models.cache import BatchKVCache
 from mlx_lm.models.rope_utils import initialize_rope
 
 from tunesmith.engines import adapter
@@ -151,8 +150,9 @@ class Decoder:
     def hidden(
         self,
         ids: mx.array,
-        caches: list[BatchKVCache] | None = None,
+        caches: Sequence[Any] | None = None,
         *,
+        places: mx.array | None = None,
         recompute: bool = False,
         states: mx.array | None = None,
         start: int = 0,
@@ -160,14 +160,14 @@ class Decoder:
     ) -> mx.array:
         """Token ids [rows, length] -> normed states [rows, length, width], or [n, width] ``at`` n (rows, places).
 
-        Without caches rows are padded on the right; with them ids follow what the caches hold, and
-        padding is on the left, as the caches were told. ``recompute`` keeps only what enters each
+        Rows are padded on the right. With caches ids follow what the caches hold, at the ``places`` [rows or 1,
+        length] of each row. ``recompute`` keeps only what enters each
         layer for the way back, and runs the layer again there. Layers below ``start`` are left out when
         the ``states`` [rows, length, width] that enter it are known.
         """
         body = self._model.model
         x = self.embed(ids) if states is None else states
-        masks = {w: _mask(ids.shape[1], w, caches) for w in set(self.arch.windows)}
+        masks = {w: _mask(ids.shape[1], w, places) for w in set(self.arch.windows)}
         for i in range(start, self.arch.layers):
             layer, mask = self.layer(i), masks[self.arch.windows[i]]
             if at is not None and i == self.arch.layers - 1:
@@ -323,10 +323,10 @@ def _computed(stored: Stored, dtype: mx.Dtype) -> mx.array:
     return whole
 
 
-def _mask(length: int, window: int | None, caches: list[BatchKVCache] | None) -> mx.array | str:
-    """Who sees whom: causal, not farther back than the window, not the padding on the left."""
-    if caches is None:
+def _mask(length: int, window: int | None, places: mx.array | None) -> mx.array | str:
+    """Who sees whom: causal, not farther back than the window; at ``places`` [rows or 1, length] behind a cache."""
+    if places is None:
         return "causal" if window is None or window >= length else create_causal_mask(length, window_size=window)
-    mask = caches[0].make_mask(length, window_size=window)
-    total = mask.shape[-1]  # padding sees itself: a row of the softmax with nothing in it can be NaN
-    return mask | mx.eye(length, total, k=total - length).astype(mx.bool_)
+    columns, at = mx.arange(int(places.max()) + 1), places[..., None]
+    seen = columns <= at
+    return (seen if window is None else seen & (columns > at - window))[:, None]

@@ -25,8 +25,9 @@ from tunesmith.engines.base import (
     peak_memory,
 )
 from tunesmith.engines.mlx_decoder import Adapter, Decoder
-from tunesmith.engines.mlx_generate import Picker, generate
+from tunesmith.engines.mlx_slots import MlxSlots
 from tunesmith.engines.needs import kept_by_mlx, recomputes
+from tunesmith.engines.writing import Picker, write
 from tunesmith.errors import EngineError, OutOfMemory, TrainingError
 from tunesmith.models.architecture import Architecture
 
@@ -165,9 +166,13 @@ class MlxEngine:
         adapter: bool = True,
         on_token: Callable[[int, int], None] | None = None,
     ) -> list[Generation]:
-        pick = Picker(len(prompts), temperature, seed)
+        if not all(prompts):
+            raise EngineError("an empty prompt cannot be continued")
+        rows, room = range(len(prompts)), max(map(len, prompts), default=0) + max_new_tokens
         with out_of_memory(), self._decoder.adapted(adapter):
-            return generate(self._decoder, prompts, max_new_tokens, stop, pick, on_token)
+            slots, pick = MlxSlots(self._decoder, len(prompts), room), Picker(temperature, seed)
+            found = write(slots, rows, prompts, pick, max_new_tokens, stop, on_token)
+        return [found[row] for row in rows]
 
     def adapter_arrays(self) -> dict[str, np.ndarray]:
         return to_numpy(self._adapter().arrays)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -52,12 +53,28 @@ class Cache:
 
     keys: list[Tensor]
     values: list[Tensor]
-    length: int = 0
 
-    def keep(self, rows: Tensor) -> None:
-        """Drop the rows that are finished."""
-        self.keys = [k.index_select(0, rows) for k in self.keys]
-        self.values = [v.index_select(0, rows) for v in self.values]
+    def put(self, i: int, rows: slice, starts: Sequence[int], k: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
+        """Take in k and v [rows, groups, n, size] of layer ``i``, and give all of these rows up to the last column that
+        was written. They begin at one column, or each row at its own (then n is 1)."""
+        keys, values, end = self.keys[i], self.values[i], max(starts) + k.shape[2]
+        if len(starts) == 1:
+            keys[rows, :, starts[0] : end], values[rows, :, starts[0] : end] = k, v
+        else:
+            places = torch.arange(rows.start, rows.stop, device=k.device), torch.tensor(starts, device=k.device)
+            keys[places[0], :, places[1]], values[places[0], :, places[1]] = k[:, :, 0], v[:, :, 0]
+        return keys[rows, :, :end], values[rows, :, :end]
+
+    def spread(self, first: int, rows: int, length: int) -> None:
+        """Give the rows behind ``first`` what that one begins with."""
+        for whole in (*self.keys, *self.values):
+            whole[first + 1 : first + rows, :, :length] = whole[first, :, :length]
+
+    def move(self, source: int, target: int, length: int) -> None:
+        """Put a row in the place of another."""
+        if source != target:
+            for whole in (*self.keys, *self.values):
+                whole[target, :, :length] = whole[source, :, :length]
 
 
 class Decoder:
@@ -131,36 +148,32 @@ class Decoder:
             x, attended = x.index_select(0, at), attended.index_select(0, at)
         return self._rest(x, attended, i, layer, updates)
 
-    def read(self, ids: Tensor, pads: Tensor, cache: Cache, updates: Updates) -> Tensor:
-        """Logits [rows, vocabulary] after the last of ids [rows, n], which the cache takes in.
-
-        Rows are padded on the left: pads [rows] says by how much.
-        """
-        rows, n = ids.shape
-        start, end = cache.length, cache.length + n
-        at = torch.arange(start, end, device=self.device)
-        positions = (at[None] - pads[:, None]).clamp_(min=0)
+    def read(self, ids: Tensor, cache: Cache, rows: slice, starts: Sequence[int], updates: Updates) -> Tensor:
+        """States [rows, n, width] behind ids [rows, n], which these rows of the cache take in: from one column on, or
+        each row at its own (then n is 1)."""
+        (count, n), end = ids.shape, max(starts) + ids.shape[1]
+        at = torch.tensor(starts, device=self.device)[:, None] + torch.arange(n, device=self.device)
         # The same for all layers of a kind: computed once, or it would be most of a step's operations.
         kinds = {(self.arch.rope_of(i), self.arch.windows[i]) for i in range(self.arch.layers)}
-        turns = {rope: [t[positions][:, None] for t in self._rotation(rope, end)] for rope, _ in kinds}
-        masks = {window: self._cached_mask(at, pads, end, window) for _, window in kinds}
+        turns = {rope: [t[at][:, None] for t in self._rotation(rope, end)] for rope, _ in kinds}
+        columns = torch.arange(end, device=self.device)
+        masks = {window: _bias(_seen(at, columns, window), self.dtype)[:, None] for _, window in kinds}
         x = self.embed(ids)
         for i in range(self.arch.layers):
             cos, sin = turns[self.arch.rope_of(i)]
             layer = self.layer(i)
-            q, k, v = self._queries(x, i, layer, updates, (rows, n))
-            q = turn(q.transpose(1, 2), cos, sin, q.new_empty(rows, q.shape[2], n, q.shape[3]))
-            turn(k.transpose(1, 2), cos, sin, cache.keys[i][:, :, start:end])
-            cache.values[i][:, :, start:end] = v.transpose(1, 2)
+            q, k, v = (part.transpose(1, 2) for part in self._queries(x, i, layer, updates, (count, n)))
+            q, k = (turn(part, cos, sin, part.new_empty(part.shape)) for part in (q, k))
+            keys, values = cache.put(i, rows, starts, k, v)
             o = F.scaled_dot_product_attention(
-                q, cache.keys[i][:, :, :end], cache.values[i][:, :, :end],
-                attn_mask=masks[self.arch.windows[i]],
-                scale=self.arch.query_scale, enable_gqa=True,
-            )  # fmt: skip
-            x = self._rest(x, o.transpose(1, 2).reshape(rows * n, -1), i, layer, updates)
-        cache.length = end
-        last = x.view(rows, n, -1)[:, -1]
-        return F.linear(RmsNorm.apply(last, self.norm, self.arch.norm_eps), self.head).float()
+                q, keys, values, attn_mask=masks[self.arch.windows[i]], scale=self.arch.query_scale, enable_gqa=True
+            )
+            x = self._rest(x, o.transpose(1, 2).reshape(count * n, -1), i, layer, updates)
+        return x.view(count, n, -1)
+
+    def logits(self, states: Tensor) -> Tensor:
+        """float32 [n, vocabulary] of what the last layer left, [n, width]."""
+        return F.linear(RmsNorm.apply(states, self.norm, self.arch.norm_eps), self.head).float()
 
     def new_cache(self, rows: int, room: int) -> Cache:
         """An empty cache for ``room`` tokens a row."""
@@ -233,17 +246,11 @@ class Decoder:
             mask = self._masks[window] = _bias(_seen(at, at, window), self.dtype)
         return mask[:length, :length]
 
-    def _cached_mask(self, at: Tensor, pads: Tensor, end: int, window: int | None) -> Tensor:
-        keys = torch.arange(end, device=self.device)
-        seen = _seen(at, keys, window)[None] & (keys[None, None] >= pads[:, None, None])
-        # A padded position sees nothing; softmax needs one place to look, and its result is not used.
-        seen = seen | (at[:, None] == keys[None])[None]
-        return _bias(seen, self.dtype)[:, None]
-
 
 def _seen(queries: Tensor, keys: Tensor, window: int | None) -> Tensor:
-    seen = keys[None] <= queries[:, None]
-    return seen if window is None else seen & (keys[None] > queries[:, None] - window)
+    """bool [..., queries, keys] of positions [..., queries] and [keys]."""
+    seen = keys <= queries[..., None]
+    return seen if window is None else seen & (keys > queries[..., None] - window)
 
 
 def _bias(seen: Tensor, dtype: torch.dtype) -> Tensor:

@@ -26,9 +26,10 @@ from tunesmith.engines.base import (
 from tunesmith.engines.needs import MOST_TOKENS
 from tunesmith.engines.torch_cores import Cores, memory_errors
 from tunesmith.engines.torch_decoder import Decoder, Layer, Update, Updates
-from tunesmith.engines.torch_generate import Picker, continue_prompts
 from tunesmith.engines.torch_head import Measured, measure
 from tunesmith.engines.torch_pack import Packed, pack
+from tunesmith.engines.torch_slots import TorchSlots
+from tunesmith.engines.writing import Picker, write
 from tunesmith.errors import EngineError, TrainingError
 from tunesmith.models.architecture import Architecture
 
@@ -302,20 +303,16 @@ class TorchEngine:
                  on_token: Callable[[int, int], None] | None = None) -> list[Generation]:  # fmt: skip
         if not all(prompts):
             raise EngineError("an empty prompt cannot be continued")
-        results = [Generation() for _ in prompts]
         updates = self._updates(adapter=adapter)
 
-        def answer(rows: list[int]) -> None:
-            picker = Picker(rows, temperature, seed)
-            finished = continue_prompts(
-                self.decoder, [prompts[row] for row in rows], updates, picker, max_new_tokens, stop, on_token
-            )
-            for row, generation in finished.items():
-                results[row] = generation
+        def answer(rows: list[int]) -> dict[int, Generation]:
+            taken = [prompts[row] for row in rows]
+            slots = TorchSlots(self.decoder, updates, len(rows), max(map(len, taken)) + max_new_tokens)
+            return write(slots, rows, taken, Picker(temperature, seed), max_new_tokens, stop, on_token)
 
         jobs = [rows.tolist() for rows in np.array_split(np.arange(len(prompts)), self._cores.count) if len(rows)]
-        self._cores.each(answer, jobs)
-        return results
+        found = {row: one for part in self._cores.each(answer, jobs) for row, one in part.items()}
+        return [found[row] for row in range(len(prompts))]
 
     def memory(self) -> int:
         return torch.cuda.max_memory_allocated() if self.device.type == "cuda" else peak_memory()

@@ -13,7 +13,8 @@ from tunesmith.run import STAGES, RunFolder
 from tunesmith.settings import Recipe, make_recipe, read_recipe
 from tunesmith.stages import fitting
 from tunesmith.stages.outcome import report
-from tunesmith.stages.work import NO_TEST_ROWS, Notify, Stopped, Work
+from tunesmith.stages.measuring import NO_TEST_ROWS
+from tunesmith.stages.work import Notify, Stopped, Work
 
 
 def open_run(
@@ -45,6 +46,8 @@ def run(folder: RunFolder, recipe: Recipe, *, stages: tuple[str, ...] = STAGES, 
     `TunesmithError`; what was finished before stays.
     """
     parse_formats(recipe.export.formats)  # a name that is not known is said before hours of training
+    if not {"teach", "prepare"} & set(stages) and not folder.exists:  # nor is a folder left behind
+        raise RunError(f"{folder} is no run yet; `tunesmith run` does every stage")
     work = Work(folder, recipe if fresh else fitting.as_fitted(folder, recipe), stop, notify)
     with folder.lock():
         work.settle_other_training(fresh, "train" in stages)

@@ -13,17 +13,18 @@ from tunesmith.errors import CheckFailed, RunError, SourceError, TrainingError
 from tunesmith.export.formats import EXPORTING, parse_formats
 from tunesmith.progress import Progress
 from tunesmith.run import RunFolder
-from tunesmith.settings import Recipe, SqlTaskSettings
+from tunesmith.settings import Recipe
 from tunesmith.sources.text import hash_of
-from tunesmith.stages import fitting, teaching
+from tunesmith.stages import fitting, measuring, teaching
 from tunesmith.stages.outcome import report
 
 PREPARING = 4
 """Counts up when preparing changes what it writes, so that older datasets are prepared again."""
 TRAINING = 2
 """The same for training."""
+EVALUATING = 2
+"""And for evaluating."""
 Notify = Callable[[Progress], None]
-NO_TEST_ROWS = "there are no test rows; raise data.split.test, or name a file there, before the next training"
 
 
 class Stopped(Exception):
@@ -99,7 +100,7 @@ class Work:
         if stage == "export":
             return files.value_hash([EXPORTING, self.inputs("train"), recipe.export.model_dump(), self._task_hashes])
         return files.value_hash(
-            [self.inputs("train"), recipe.evaluate.model_dump(exclude={"batch"}), self._task_hashes]
+            [EVALUATING, self.inputs("train"), recipe.evaluate.model_dump(exclude={"batch"}), self._task_hashes]
         )
 
     @cached_property
@@ -120,8 +121,7 @@ class Work:
 
     @cached_property
     def _task_hashes(self) -> list[str]:
-        tasks = [t for t in self.recipe.evaluate.tasks if isinstance(t, SqlTaskSettings)]
-        return [hash_of(self.recipe.folder() / name) for t in tasks for name in (t.database, t.tables) if name]
+        return [hash_of(path) for path in measuring.task_files(self)]
 
     def settle_other_training(self, fresh: bool, again: bool) -> None:
         """A training that other inputs began is refused, or taken away when ``fresh`` says so; so is
@@ -144,9 +144,11 @@ class Work:
             return
         yield Progress("stage", stage=stage)
         self.folder.begin(stage)
+        if stage == "evaluate" and fresh:
+            measuring.forget(self)
         work = {
             "teach": lambda: teaching.teach(self), "prepare": self._prepare, "train": self._train,
-            "evaluate": self._evaluate, "export": self._export,
+            "evaluate": lambda: measuring.measure(self), "export": self._export,
         }  # fmt: skip
         yield from work[stage]()
         if not self.stopped:
@@ -182,7 +184,7 @@ class Work:
         self.folder.update_manifest(training=self.inputs("train"))
         checkpoints = Checkpoints(self.folder.checkpoints, self.inputs("train"))
         train, valid = tokens(self.folder.dataset, "train"), tokens(self.folder.dataset, "valid")
-        engine, prefix = yield from self._prefixed("train", lambda: passes(train, valid, self.recipe.train))
+        engine, prefix = yield from self.prefixed("train", lambda: passes(train, valid, self.recipe.train))
         if self.stopped:
             return
         config = adapter_config(self.shape, self.arch.layers, self.recipe.model.name)
@@ -204,7 +206,7 @@ class Work:
                 }
             )
 
-    def _prefixed(
+    def prefixed(
         self, stage: str, rows: Callable[[], tuple[Any, float]], *, whole: bool = False
     ) -> Generator[Progress, None, Any]:
         """(engine, states of the layers below the trained ones or None), for rows that go through it so often. With
@@ -231,44 +233,6 @@ class Work:
 
         return trained_layers(self.arch, self.shape).start if self.recipe.train.prefix == "auto" else 0
 
-    def _evaluate(self) -> Iterator[Progress]:
-        from tunesmith.dataset import prepare
-        from tunesmith.evaluation.evaluate import Candidate, Evaluation
-        from tunesmith.training.checkpoints import Checkpoints, read_adapter
-
-        self._need("train", "trained")
-        rows, tokens = list(prepare.read(self.folder.dataset, "test")), prepare.tokens(self.folder.dataset, "test")
-        if not rows:
-            raise SourceError(f"{self.folder}: {NO_TEST_ROWS}")
-        checkpoints = Checkpoints(self.folder.checkpoints)
-        steps = checkpoints.milestones() if self.recipe.evaluate.checkpoints else []
-
-        def arrays(path: Path) -> Callable[[], Any]:
-            return lambda: read_adapter(path)[0]
-
-        candidates = [
-            Candidate("base", None, asked=True),
-            *(Candidate(f"step-{step:06d}", arrays(checkpoints.path(step)), asked=False) for step in steps),
-            Candidate("tuned", arrays(self.folder.adapter), asked=True),
-        ]
-        kinds = {task.kind for task in self.recipe.evaluate.tasks}
-        if "loss" not in kinds:
-            engine, prefix = self.engine, None
-        else:
-            engine, prefix = yield from self._prefixed(
-                "evaluate",
-                lambda: ([tokens[i][0] for i in range(len(tokens))], len(candidates)),
-                whole=len(kinds) > 1,
-            )
-            if self.stopped:
-                return
-        evaluation = Evaluation(
-            engine, self.chat, self.recipe.evaluate, self.recipe.folder(), rows, tokens, prefix, self._heard
-        )
-        yield from evaluation.run(candidates)
-        files.write_jsonl(self.folder.evaluation / "samples.jsonl", evaluation.samples)
-        files.write_json(self.folder.evaluation / "results.json", evaluation.results)
-
     def _export(self) -> Iterator[Progress]:
         self._need("train", "trained")
         yield from self.exporting().run(parse_formats(self.recipe.export.formats))
@@ -286,9 +250,9 @@ class Work:
         """The room that writes and proves files of this run."""
         from tunesmith.export.produce import Exporting
 
-        return Exporting(self.folder, self.recipe, self.model, self._trained_engine, self._heard)
+        return Exporting(self.folder, self.recipe, self.model, self._trained_engine, self.heard)
 
-    def _heard(self, progress: Progress) -> None:
+    def heard(self, progress: Progress) -> None:
         """Tell it, and stop there if that is asked for: files appear whole or not at all."""
         self.notify(progress)
         if self.stop():

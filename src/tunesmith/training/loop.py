@@ -256,14 +256,19 @@ def make_batch(tokens: Tokens, rows: Iterable[int], prefix: Prefix | None = None
     return Batch.of(taken, known if len(known) == len(taken) else None)
 
 
-def mean_loss(engine: Engine, rows: Tokens, batch: int, *, adapter: bool = True, prefix: Prefix | None = None,
-              on_rows: Callable[[int], None] = lambda _: None) -> float:  # fmt: skip
-    """Negative log-likelihood per learned token, in nats; ``on_rows`` is told how many rows are done."""
-    total, tokens, done = 0.0, 0, 0
+def mean_loss(engine: Engine, rows: Tokens, batch: int, *, prefix: Prefix | None = None) -> float:
+    """Negative log-likelihood per learned token, in nats."""
+    losses, counts = row_losses(engine, rows, batch, prefix=prefix)
+    return float(losses.sum() / counts.sum())
+
+
+def row_losses(engine: Engine, rows: Tokens, batch: int, *, adapter: bool = True, prefix: Prefix | None = None,
+               on_rows: Callable[[int], None] = lambda _: None) -> tuple[np.ndarray, np.ndarray]:  # fmt: skip
+    """Summed negative log-likelihood (float64 [rows], nats) and learned tokens (int64 [rows]) of each; ``on_rows`` is
+    told how many rows are done."""
+    losses, counts, done = np.zeros(len(rows)), np.zeros(len(rows), np.int64), 0
     for part in iterate_by_length(rows.lengths, batch):
-        losses, counts = engine.losses(make_batch(rows, part, prefix), adapter=adapter)
-        total += float(losses.sum())
-        tokens += int(counts.sum())
+        losses[part], counts[part] = engine.losses(make_batch(rows, part, prefix), adapter=adapter)
         done += len(part)
         on_rows(done)
-    return total / tokens
+    return losses, counts

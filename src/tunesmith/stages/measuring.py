@@ -1,0 +1,106 @@
+"""The stage "evaluate": which models are measured, on what, and where the results go."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from tunesmith import files
+from tunesmith.errors import SourceError
+from tunesmith.progress import Progress
+from tunesmith.stages import outcome
+
+if TYPE_CHECKING:
+    from tunesmith.stages.work import Work
+
+NO_TEST_ROWS = "there are no test rows; raise data.split.test, or name a file there, before the next training"
+
+
+def measure(work: Work) -> Iterator[Progress]:
+    """Base, checkpoints and tuned model on the test rows; what an earlier start has measured is not measured again."""
+    from tunesmith.dataset import prepare
+    from tunesmith.evaluation.evaluate import TRAINED, Evaluation, Rows
+    from tunesmith.evaluation.report import write_report
+    from tunesmith.evaluation.verdict import verdict
+
+    folder, recipe = work.folder, work.recipe
+    test = Rows(list(prepare.read(folder.dataset, "test")), prepare.tokens(folder.dataset, "test"))
+    if not test.examples:
+        raise SourceError(f"{folder}: {NO_TEST_ROWS}")
+    models = candidates(work)
+    kinds = {task.kind for task in recipe.evaluate.tasks}
+    engine, prefix = work.engine, None
+    if "loss" in kinds:
+        rows = [test.tokens[i][0] for i in range(len(test.tokens))]
+        asks = recipe.evaluate.forgetting or len(kinds) > 1
+        engine, prefix = yield from work.prefixed("evaluate", lambda: (rows, len(models)), whole=asks)
+        if work.stopped:
+            return
+    evaluation = Evaluation(
+        engine, work.chat, recipe.evaluate, recipe.folder(), folder.evaluation, test,
+        prepare.tokens(folder.dataset, "train").spread(TRAINED), lambda: prepare.read(folder.dataset, "train"),
+        work.inputs("prepare"), lambda: documents(work), prefix, work.heard,
+    )  # fmt: skip
+    yield from evaluation.run(models)
+    files.write_jsonl(folder.evaluation / "samples.jsonl", evaluation.samples)
+    files.write_json(folder.evaluation / "results.json", evaluation.results)
+    about = {"base": recipe.model.name, "date": time.strftime("%Y-%m-%d %H:%M"), "rows": outcome.report(folder)["rows"]}
+    write_report(
+        folder.evaluation, folder.path.name, evaluation.results, evaluation.samples, list(folder.events()), about,
+        verdict(evaluation.results),
+    )  # fmt: skip
+
+
+def forget(work: Work) -> None:
+    """Let go of what was measured: all of it is measured again."""
+    from tunesmith.evaluation.kept import KEPT
+
+    (work.folder.evaluation / KEPT).unlink(missing_ok=True)
+
+
+def candidates(work: Work) -> list[Any]:
+    """What is measured, the base first."""
+    from tunesmith.evaluation.evaluate import Candidate
+    from tunesmith.training.checkpoints import WEIGHTS, Checkpoints, read_adapter
+
+    def adapter(name: str, path: Path, *, asked: bool = True, documents: bool = False) -> Candidate:
+        return Candidate(name, files.file_hash(path / WEIGHTS), lambda: read_adapter(path)[0], asked, documents)
+
+    settings, tuned = work.recipe.evaluate, work.folder.adapter
+    checkpoints = Checkpoints(work.folder.checkpoints)
+    steps = checkpoints.milestones() if settings.checkpoints else []
+    found = [Candidate("base", work.model.hash, None, asked=True)]
+    found += [adapter(f"step-{step:06d}", checkpoints.path(step), asked=False) for step in steps]
+    found.append(adapter("tuned", tuned))
+    if settings.retrieval:
+        found.insert(1, Candidate("base+retrieval", work.model.hash, None, asked=True, documents=True))
+        found.append(adapter("tuned+retrieval", tuned, documents=True))
+    return found
+
+
+def documents(work: Work) -> Iterator[Any]:
+    """What passages are looked for in: the documents that a teacher was given, else the training rows."""
+    from tunesmith.dataset import prepare
+    from tunesmith.evaluation.retrieval import document_of
+    from tunesmith.sources.document import Document, Unread
+    from tunesmith.sources.documents import read_later
+    from tunesmith.sources.read import read_source
+
+    recipe = work.recipe
+    if not recipe.teacher.is_set or recipe.teacher.way != "documents":
+        yield from map(document_of, prepare.read(work.folder.dataset, "train"))
+        return
+    for source in recipe.teacher.sources:
+        for item in read_source(source, recipe.folder()):
+            document = read_later(item) if isinstance(item, Unread) else item
+            if isinstance(document, Document):
+                yield document
+
+
+def task_files(work: Work) -> list[Path]:
+    """Files whose change makes a measurement be done again."""
+    from tunesmith.evaluation.tasks.open import files_of
+
+    return [path for task in work.recipe.evaluate.tasks for path in files_of(task, work.recipe.folder())]
