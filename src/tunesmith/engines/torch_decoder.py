@@ -120,13 +120,11 @@ class Decoder:
     ) -> Tensor:
         """States [tokens, width] behind layer ``i``, of those before it; behind the last layer nobody looks at the
         others than those ``at`` which something is predicted, so its MLP is spared them."""
-        rope, window = self.arch.rope_of(i), self.arch.windows[i]
-        where = [
-            Places(block, self._mask(block.length, window), *self._rotation(rope, block.length))
-            for block in packed.blocks
-        ]
-        q, k, v = self._queries(x, i, layer, updates, (len(x),))
-        attended = Attention.apply(q, k, v, where, self.arch.query_scale)
+        window, longest = self.arch.windows[i], packed.blocks[0].length
+        where = [Places(block, self._mask(block.length, window)) for block in packed.blocks]
+        turns = [table[packed.positions][:, None] for table in self._rotation(self.arch.rope_of(i), longest)]
+        qkv = self._queries(x, i, layer, updates)
+        attended = Attention.apply(qkv, self.arch.kv_heads, where, (turns[0], turns[1]), self.arch.query_scale)
         if at is not None:
             x, attended = x.index_select(0, at), attended.index_select(0, at)
         return self._rest(x, attended, i, layer, updates)
@@ -148,7 +146,8 @@ class Decoder:
         for i in range(self.arch.layers):
             cos, sin = turns[self.arch.rope_of(i)]
             layer = self.layer(i)
-            q, k, v = self._queries(x, i, layer, updates, (rows, n))
+            qkv = self._queries(x, i, layer, updates).view(rows, n, -1, self.arch.head_dim)
+            q, k, v = qkv.split([self.arch.heads, self.arch.kv_heads, self.arch.kv_heads], -2)
             q = turn(q.transpose(1, 2), cos, sin, q.new_empty(rows, q.shape[2], n, q.shape[3]))
             turn(k.transpose(1, 2), cos, sin, cache.keys[i][:, :, start:end])
             cache.values[i][:, :, start:end] = v.transpose(1, 2)
@@ -178,18 +177,17 @@ class Decoder:
         x = F.embedding(ids.reshape(-1), self.embedding)
         return x * torch.tensor(self.arch.embedding_scale, dtype=self.dtype) if self.arch.embedding_scale != 1 else x
 
-    def _queries(
-        self, x: Tensor, i: int, layer: Layer, updates: Updates, shape: tuple[int, ...]
-    ) -> tuple[Tensor, Tensor, Tensor]:
-        """q, k, v [*shape, heads or groups, size] of x [tokens, width], not yet rotated."""
+    def _queries(self, x: Tensor, i: int, layer: Layer, updates: Updates) -> Tensor:
+        """Queries, keys and values of x [tokens, width] one behind the other, not yet turned:
+        [tokens, heads + 2 groups, size]."""
         arch = self.arch
         normed = RmsNorm.apply(x, layer.norm["attention"], arch.norm_eps)
-        qkv = self._linear(normed, i, "qkv", layer, updates).view(*shape, -1, arch.head_dim)
+        qkv = self._linear(normed, i, "qkv", layer, updates).view(len(x), -1, arch.head_dim)
+        if not arch.qk_norm:
+            return qkv
         q, k, v = qkv.split([arch.heads, arch.kv_heads, arch.kv_heads], -2)
-        if arch.qk_norm:
-            q = RmsNorm.apply(q, layer.norm["q"], arch.norm_eps)
-            k = RmsNorm.apply(k, layer.norm["k"], arch.norm_eps)
-        return q, k, v
+        norms = [RmsNorm.apply(q, layer.norm["q"], arch.norm_eps), RmsNorm.apply(k, layer.norm["k"], arch.norm_eps)]
+        return torch.cat([*norms, v], -2)
 
     def _rest(self, x: Tensor, attended: Tensor, i: int, layer: Layer, updates: Updates) -> Tensor:
         """Everything after attention: its projection, the MLP, both residuals."""
