@@ -137,13 +137,11 @@ class Decoder:
     ) -> Tensor:
         """States [tokens, width] behind layer ``i``, of those before it; behind the last layer nobody looks at the
         others than those ``at`` which something is predicted, so its MLP is spared them."""
-        rope, window = self.arch.rope_of(i), self.arch.windows[i]
-        where = [
-            Places(block, self._mask(block.length, window), *self._rotation(rope, block.length))
-            for block in packed.blocks
-        ]
-        q, k, v = self._queries(x, i, layer, updates, (len(x),))
-        attended = Attention.apply(q, k, v, where, self.arch.query_scale)
+        window, longest = self.arch.windows[i], packed.blocks[0].length
+        where = [Places(block, self._mask(block.length, window)) for block in packed.blocks]
+        turns = [table[packed.positions][:, None] for table in self._rotation(self.arch.rope_of(i), longest)]
+        qkv = self._queries(x, i, layer, updates)
+        attended = Attention.apply(qkv, self.arch.kv_heads, where, (turns[0], turns[1]), self.arch.query_scale)
         if at is not None:
             x, attended = x.index_select(0, at), attended.index_select(0, at)
         return self._rest(x, attended, i, layer, updates)
@@ -151,7 +149,7 @@ class Decoder:
     def read(self, ids: Tensor, cache: Cache, rows: slice, starts: Sequence[int], updates: Updates) -> Tensor:
         """States [rows, n, width] behind ids [rows, n], which these rows of the cache take in: from one column on, or
         each row at its own (then n is 1)."""
-        (count, n), end = ids.shape, max(starts) + ids.shape[1]
+        (count, n), end, groups = ids.shape, max(starts) + ids.shape[1], self.arch.kv_heads
         at = torch.tensor(starts, device=self.device)[:, None] + torch.arange(n, device=self.device)
         # The same for all layers of a kind: computed once, or it would be most of a step's operations.
         kinds = {(self.arch.rope_of(i), self.arch.windows[i]) for i in range(self.arch.layers)}
@@ -162,9 +160,9 @@ class Decoder:
         for i in range(self.arch.layers):
             cos, sin = turns[self.arch.rope_of(i)]
             layer = self.layer(i)
-            q, k, v = (part.transpose(1, 2) for part in self._queries(x, i, layer, updates, (count, n)))
-            q, k = (turn(part, cos, sin, part.new_empty(part.shape)) for part in (q, k))
-            keys, values = cache.put(i, rows, starts, k, v)
+            qkv = self._queries(x, i, layer, updates).view(count, n, -1, self.arch.head_dim).transpose(1, 2)
+            q, k = turn(qkv[:, :-groups], cos, sin, qkv.new_empty(qkv[:, :-groups].shape)).split([self.arch.heads, groups], 1)
+            keys, values = cache.put(i, rows, starts, k, qkv[:, -groups:])
             o = F.scaled_dot_product_attention(
                 q, keys, values, attn_mask=masks[self.arch.windows[i]], scale=self.arch.query_scale, enable_gqa=True
             )
@@ -191,18 +189,17 @@ class Decoder:
         x = F.embedding(ids.reshape(-1), self.embedding)
         return x * torch.tensor(self.arch.embedding_scale, dtype=self.dtype) if self.arch.embedding_scale != 1 else x
 
-    def _queries(
-        self, x: Tensor, i: int, layer: Layer, updates: Updates, shape: tuple[int, ...]
-    ) -> tuple[Tensor, Tensor, Tensor]:
-        """q, k, v [*shape, heads or groups, size] of x [tokens, width], not yet rotated."""
+    def _queries(self, x: Tensor, i: int, layer: Layer, updates: Updates) -> Tensor:
+        """Queries, keys and values of x [tokens, width] one behind the other, not yet turned:
+        [tokens, heads + 2 groups, size]."""
         arch = self.arch
         normed = RmsNorm.apply(x, layer.norm["attention"], arch.norm_eps)
-        qkv = self._linear(normed, i, "qkv", layer, updates).view(*shape, -1, arch.head_dim)
+        qkv = self._linear(normed, i, "qkv", layer, updates).view(len(x), -1, arch.head_dim)
+        if not arch.qk_norm:
+            return qkv
         q, k, v = qkv.split([arch.heads, arch.kv_heads, arch.kv_heads], -2)
-        if arch.qk_norm:
-            q = RmsNorm.apply(q, layer.norm["q"], arch.norm_eps)
-            k = RmsNorm.apply(k, layer.norm["k"], arch.norm_eps)
-        return q, k, v
+        norms = [RmsNorm.apply(q, layer.norm["q"], arch.norm_eps), RmsNorm.apply(k, layer.norm["k"], arch.norm_eps)]
+        return torch.cat([*norms, v], -2)
 
     def _rest(self, x: Tensor, attended: Tensor, i: int, layer: Layer, updates: Updates) -> Tensor:
         """Everything after attention: its projection, the MLP, both residuals."""

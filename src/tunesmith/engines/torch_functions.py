@@ -85,44 +85,52 @@ def turn(x: Tensor, cos: Tensor, sin: Tensor, out: Tensor) -> Tensor:
 
 @dataclass(frozen=True)
 class Places:
-    """How a block of rows is attended: mask [length, length] of 0 and -inf, cos and sin [length, size/2]."""
+    """How a block of rows is attended: mask [length, length] of 0 and -inf."""
 
     block: Block
     mask: Tensor
-    cos: Tensor
-    sin: Tensor
+
+
+Turns = tuple[Tensor, Tensor]
+"""cos and sin [tokens, 1, size/2] of each token's position."""
 
 
 class Attention(Function):
     """Causal attention inside each row, with rotary positions and grouped queries: softmax(scale q k^T + mask) v.
 
-    q [tokens, heads, size], k and v [tokens, groups, size] -> [tokens, heads * size]. Only q, k, v are kept; the
-    probabilities are computed again in the backward pass, a few heads at a time, so that memory grows with the
-    length and not with its square.
+    qkv [tokens, heads + 2 groups, size] -> [tokens, heads * size]. Only queries, keys and values are kept, as they are
+    laid out; the probabilities are computed again in the backward pass, a few heads at a time, so that memory grows
+    with the length and not with its square. Queries and keys of all rows are turned together: of each row alone it
+    takes several times as many, smaller operations.
     """
 
     @staticmethod
-    def forward(ctx: Any, q: Tensor, k: Tensor, v: Tensor, where: list[Places], scale: float) -> Tensor:
-        groups, out, kept = k.shape[1], torch.zeros_like(q), []
+    def forward(ctx: Any, qkv: Tensor, groups: int, where: list[Places], turns: Turns, scale: float) -> Tensor:
+        heads = qkv.shape[1] - 2 * groups
+        turned = turn(qkv[:, :-groups], *turns, qkv.new_empty(len(qkv), heads + groups, qkv.shape[2]))
+        out, kept = _unwritten(qkv, (len(qkv), heads, qkv.shape[2]), where), []
         for places in where:
-            laid = [_laid_out(x, places, groups, turned=x is not v) for x in (q, k, v)]
+            laid = [_laid_out(x, places.block, groups) for x in (turned[:, :heads], turned[:, heads:], qkv[:, -groups:])]
             found = torch.empty_like(laid[0])
             for part, tall in _parts(laid[0], places.mask):
                 p = _probabilities(laid[0][part], laid[1][part], tall, scale)
                 torch.bmm(p, laid[2][part], out=found[part])
-            _put_back(found, places, out)
+            _put_back(found, places.block, out)
             kept += laid
-        ctx.save_for_backward(*kept)
-        ctx.where, ctx.scale, ctx.shapes = where, scale, (q.shape, k.shape)
+        ctx.save_for_backward(*turns, *kept)
+        ctx.where, ctx.scale, ctx.groups, ctx.shape = where, scale, groups, qkv.shape
         return out.flatten(1)
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
-        heads, groups = ctx.shapes
-        grad_q, grad_k, grad_v = (grads[0].new_zeros(shape) for shape in (heads, groups, groups))
+        tokens, count, size = ctx.shape
+        groups, heads = ctx.groups, count - 2 * ctx.groups
+        cos, sin, *kept = ctx.saved_tensors
+        into = grads[0].new_empty(ctx.shape)
+        turned = _unwritten(into, (tokens, heads + groups, size), ctx.where)
         for i, places in enumerate(ctx.where):
-            q, k, v = ctx.saved_tensors[3 * i : 3 * i + 3]
-            grad = _laid_out(grads[0].view(heads), places, groups[1], turned=False)
+            q, k, v = kept[3 * i : 3 * i + 3]
+            grad = _laid_out(grads[0].view(tokens, heads, size), places.block, groups)
             laid_q, laid_k, laid_v = (torch.empty_like(x) for x in (q, k, v))
             for part, tall in _parts(q, places.mask):
                 p = _probabilities(q[part], k[part], tall, ctx.scale)
@@ -131,38 +139,45 @@ class Attention(Function):
                 grad_s = torch.ops.aten._softmax_backward_data(grad_p, p, -1, p.dtype).mul_(ctx.scale)
                 torch.bmm(grad_s, k[part], out=laid_q[part])
                 torch.bmm(grad_s.transpose(1, 2), q[part], out=laid_k[part])
-            _put_back(laid_q, places, grad_q, turned=True)
-            _put_back(laid_k, places, grad_k, turned=True)
-            _put_back(laid_v, places, grad_v)
-        return grad_q, grad_k, grad_v, None, None
+            _put_back(laid_q, places.block, turned[:, :heads])
+            _put_back(laid_k, places.block, turned[:, heads:])
+            _put_back(laid_v, places.block, into[:, -groups:])
+        into[_end(ctx.where) :, -groups:] = 0
+        turn(turned, cos, -sin, into[:, :-groups])
+        return into, None, None, None, None
 
 
-def _laid_out(x: Tensor, places: Places, groups: int, *, turned: bool) -> Tensor:
+def _unwritten(like: Tensor, shape: tuple[int, ...], where: list[Places]) -> Tensor:
+    """Room for all tokens, of which only the padding behind the last row is written yet: zero."""
+    out = like.new_empty(shape)
+    out[_end(where) :] = 0
+    return out
+
+
+def _end(where: list[Places]) -> int:
+    return where[-1].block.rows[-1].stop
+
+
+def _laid_out(x: Tensor, block: Block, groups: int) -> Tensor:
     """x [tokens, heads, size] as [rows * groups, heads / groups * length, size], zero where a row has ended: the query
     heads that share a key lie behind each other, so that no key is ever copied."""
-    block, size = places.block, x.shape[-1]
-    out = x.new_zeros(len(block.rows), groups, x.shape[1] // groups, block.length, size)
+    size = x.shape[-1]
+    out = x.new_empty(len(block.rows), groups, x.shape[1] // groups, block.length, size)
     for to, row in zip(out, block.rows, strict=True):
         n = row.stop - row.start
-        own = x[row].view(n, groups, -1, size).permute(1, 2, 0, 3)
-        if turned:
-            turn(own, places.cos[:n], places.sin[:n], to[:, :, :n])
-        else:
-            to[:, :, :n] = own
+        to[:, :, :n] = x[row].view(n, groups, -1, size).permute(1, 2, 0, 3)
+        if n < block.length:
+            to[:, :, n:] = 0
     return out.view(len(block.rows) * groups, -1, size)
 
 
-def _put_back(x: Tensor, places: Places, out: Tensor, *, turned: bool = False) -> None:
+def _put_back(x: Tensor, block: Block, out: Tensor) -> None:
     """The way back of `_laid_out`, into ``out`` [tokens, heads, size]."""
-    block, size = places.block, x.shape[-1]
+    size = x.shape[-1]
     x = x.view(len(block.rows), x.shape[0] // len(block.rows), -1, block.length, size)
     for own, row in zip(x, block.rows, strict=True):
         n = row.stop - row.start
-        to = out[row].view(n, x.shape[1], -1, size).permute(1, 2, 0, 3)
-        if turned:
-            turn(own[:, :, :n], places.cos[:n], -places.sin[:n], to)
-        else:
-            to.copy_(own[:, :, :n])
+        out[row].view(n, x.shape[1], -1, size).permute(1, 2, 0, 3).copy_(own[:, :, :n])
 
 
 def _parts(queries: Tensor, mask: Tensor) -> Iterator[tuple[slice, Tensor]]:

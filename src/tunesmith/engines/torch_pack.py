@@ -33,8 +33,10 @@ class Packed:
     row: Tensor
     blocks: list[Block]
     at: Tensor
-    """int64 [predictions], the positions behind which a learned token stands; their number is padded, too, with the
+    """int64 [predictions], the places behind which a learned token stands; their number is padded, too, with the
     first position."""
+    positions: Tensor
+    """int64 [tokens], of each in its row."""
     states: Tensor | None = None
     """What enters the lowest trained layer [tokens, width], where it is known."""
 
@@ -57,6 +59,7 @@ def pack(batch: Batch, rows: Sequence[int], multiple: int, device: torch.device)
         learn=learn,
         row=torch.tensor(np.repeat(order, [lengths[i] for i in order]).tolist() + [0] * rest, device=device),
         blocks=_blocks([lengths[i] for i in order], multiple),
+        positions=torch.tensor([i for row in order for i in range(lengths[row])] + [0] * rest, device=device),
         at=torch.cat([at - 1, at.new_zeros(-len(at) % multiple)]),
         states=None if batch.states is None else joined(batch.states),
     )
