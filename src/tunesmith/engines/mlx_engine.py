@@ -168,11 +168,13 @@ class MlxEngine:
     ) -> list[Generation]:
         if not all(prompts):
             raise EngineError("an empty prompt cannot be continued")
-        rows, room = range(len(prompts)), max(map(len, prompts), default=0) + max_new_tokens
-        with out_of_memory(), self._decoder.adapted(adapter):
-            slots, pick = MlxSlots(self._decoder, len(prompts), room), Picker(temperature, seed)
-            found = write(slots, rows, prompts, pick, max_new_tokens, stop, on_token)
+        rows, pick = range(len(prompts)), Picker(temperature, seed)
+        with out_of_memory():
+            found = write(self.slots(adapter=adapter), rows, prompts, pick, max_new_tokens, stop, on_token)
         return [found[row] for row in rows]
+
+    def slots(self, *, adapter: bool = True) -> MlxSlots:
+        return MlxSlots(self._decoder, adapter)
 
     def adapter_arrays(self) -> dict[str, np.ndarray]:
         return to_numpy(self._adapter().arrays)

@@ -11,16 +11,34 @@ from tunesmith.engines.mlx_decoder import Decoder
 from tunesmith.engines.writing import shared_beginning
 
 
+COLUMNS = 64
+"""A cache grows by so many at once."""
+
+
 class LayerCache:
     """Keys and values [rows, groups, room, size] of one layer, as mlx-lm's layers use a cache."""
 
-    def __init__(self, places: int, room: int) -> None:
-        self._shape = places, room
+    def __init__(self) -> None:
+        self._shape = 0, 0
         self._keys: mx.array | None = None
         self._values: mx.array | None = None
         self.offset: int | mx.array = 0
         """Where the next tokens begin: for rotary positions, of all rows or of each."""
         self._rows, self._starts = slice(0, 0), [0]
+
+    def reserve(self, rows: int, room: int) -> None:
+        """Make it hold so many rows of so many tokens, and keep what is in it."""
+        had, long = self._shape
+        if rows <= had and room <= long:
+            return
+        self._shape = max(rows, had), max(-(-room // COLUMNS) * COLUMNS, long)
+        if self._keys is not None and self._values is not None:
+            self._keys, self._values = (self._grown(whole) for whole in (self._keys, self._values))
+
+    def _grown(self, whole: mx.array) -> mx.array:
+        places, room = self._shape
+        had, _, long, _ = whole.shape
+        return mx.pad(whole, [(0, places - had), (0, 0), (0, room - long), (0, 0)])
 
     def begin(self, rows: slice, starts: list[int]) -> None:
         """The next tokens are of these rows, from one column on, or of each at its own (then they are one a row)."""
@@ -56,14 +74,15 @@ class MlxSlots:
     """`engines.writing.Slots`. Texts are kept without gaps in the first rows of the caches, each from column 0 on; what
     lies behind a text's end in its row is never looked at."""
 
-    def __init__(self, decoder: Decoder, places: int, room: int) -> None:
-        self._decoder = decoder
-        self._caches = [LayerCache(places, room) for _ in range(decoder.arch.layers)]
+    def __init__(self, decoder: Decoder, adapter: bool) -> None:
+        self._decoder, self._adapter = decoder, adapter
+        self._caches = [LayerCache() for _ in range(decoder.arch.layers)]
         self._lengths = list[int]()
         self.rows = list[int]()
 
-    def admit(self, rows: Sequence[int], prompts: Sequence[Sequence[int]]) -> np.ndarray:
+    def admit(self, rows: Sequence[int], prompts: Sequence[Sequence[int]], room: int) -> np.ndarray:
         first, shared = len(self.rows), shared_beginning(prompts)
+        self._reserve(first + len(prompts), max(map(len, prompts)) + room)
         if shared:
             self._read([prompts[0][:shared]], first, 0)
             for cache in self._caches:
@@ -80,7 +99,12 @@ class MlxSlots:
         states = self._states(ids, slice(first, first + len(texts)), [behind])
         return self._logits(states[mx.arange(len(texts)), mx.array(lengths) - 1])
 
+    def _reserve(self, rows: int, room: int) -> None:
+        for cache in self._caches:
+            cache.reserve(rows, room)
+
     def step(self, tokens: Sequence[int]) -> np.ndarray:
+        self._reserve(len(tokens), max(self._lengths) + 1)
         states = self._states(mx.array(list(tokens))[:, None], slice(0, len(tokens)), self._lengths)
         self._lengths = [length + 1 for length in self._lengths]
         return self._logits(states[:, 0])
@@ -89,7 +113,8 @@ class MlxSlots:
         for cache in self._caches:
             cache.begin(rows, starts)
         at = mx.array(starts)[:, None] + mx.arange(ids.shape[1])
-        return self._decoder.hidden(ids, self._caches, places=at)
+        with self._decoder.adapted(self._adapter):
+            return self._decoder.hidden(ids, self._caches, places=at)
 
     def _logits(self, states: mx.array) -> np.ndarray:
         return np.array(self._decoder.head(states))

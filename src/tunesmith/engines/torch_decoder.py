@@ -47,12 +47,27 @@ class Layer:
     norm: dict[str, Tensor]
 
 
+COLUMNS = 64
+"""A cache grows by so many at once."""
+
+
 @dataclass
 class Cache:
     """Keys and values of what was read so far, one [rows, groups, room, size] a layer."""
 
     keys: list[Tensor]
     values: list[Tensor]
+
+    def reserve(self, rows: int, room: int) -> None:
+        """Make it hold so many rows of so many tokens, and keep what is in it."""
+        had, _, long, _ = self.keys[0].shape
+        if rows <= had and room <= long:
+            return
+        rows, room = max(rows, had), max(-(-room // COLUMNS) * COLUMNS, long)
+        for wholes in (self.keys, self.values):
+            for i, whole in enumerate(wholes):
+                wholes[i] = whole.new_zeros(rows, whole.shape[1], room, whole.shape[3])
+                wholes[i][:had, :, :long] = whole
 
     def put(self, i: int, rows: slice, starts: Sequence[int], k: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
         """Take in k and v [rows, groups, n, size] of layer ``i``, and give all of these rows up to the last column that

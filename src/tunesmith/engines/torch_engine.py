@@ -303,16 +303,16 @@ class TorchEngine:
                  on_token: Callable[[int, int], None] | None = None) -> list[Generation]:  # fmt: skip
         if not all(prompts):
             raise EngineError("an empty prompt cannot be continued")
-        updates = self._updates(adapter=adapter)
-
         def answer(rows: list[int]) -> dict[int, Generation]:
-            taken = [prompts[row] for row in rows]
-            slots = TorchSlots(self.decoder, updates, len(rows), max(map(len, taken)) + max_new_tokens)
-            return write(slots, rows, taken, Picker(temperature, seed), max_new_tokens, stop, on_token)
+            taken, pick = [prompts[row] for row in rows], Picker(temperature, seed)
+            return write(self.slots(adapter=adapter), rows, taken, pick, max_new_tokens, stop, on_token)
 
         jobs = [rows.tolist() for rows in np.array_split(np.arange(len(prompts)), self._cores.count) if len(rows)]
         found = {row: one for part in self._cores.each(answer, jobs) for row, one in part.items()}
         return [found[row] for row in range(len(prompts))]
+
+    def slots(self, *, adapter: bool = True) -> TorchSlots:
+        return TorchSlots(self.decoder, self._updates(adapter=adapter))
 
     def memory(self) -> int:
         return torch.cuda.max_memory_allocated() if self.device.type == "cuda" else peak_memory()

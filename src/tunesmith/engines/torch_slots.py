@@ -16,15 +16,16 @@ class TorchSlots:
     """`engines.writing.Slots`. Texts are kept without gaps in the first rows of the cache, each from column 0 on; what
     lies behind a text's end in its row is never looked at."""
 
-    def __init__(self, decoder: Decoder, updates: Updates, places: int, room: int) -> None:
+    def __init__(self, decoder: Decoder, updates: Updates) -> None:
         self._decoder, self._updates = decoder, updates
-        self._cache = decoder.new_cache(places, room)
+        self._cache = decoder.new_cache(0, 0)
         self._lengths = list[int]()
         self.rows = list[int]()
 
     @torch.no_grad()
-    def admit(self, rows: Sequence[int], prompts: Sequence[Sequence[int]]) -> np.ndarray:
+    def admit(self, rows: Sequence[int], prompts: Sequence[Sequence[int]], room: int) -> np.ndarray:
         first, shared = len(self.rows), shared_beginning(prompts)
+        self._cache.reserve(first + len(prompts), max(map(len, prompts)) + room)
         if shared:
             self._read([prompts[0][:shared]], first, 0)
             self._cache.spread(first, len(prompts), shared)
@@ -43,6 +44,7 @@ class TorchSlots:
 
     @torch.no_grad()
     def step(self, tokens: Sequence[int]) -> np.ndarray:
+        self._cache.reserve(len(tokens), max(self._lengths) + 1)
         ids = torch.tensor(tokens, device=self._decoder.device)[:, None]
         states = self._decoder.read(ids, self._cache, slice(0, len(tokens)), self._lengths, self._updates)
         self._lengths = [length + 1 for length in self._lengths]

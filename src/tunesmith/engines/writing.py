@@ -19,8 +19,9 @@ class Slots(Protocol):
     rows: list[int]
     """The texts under way, in the order that `step` takes tokens and gives logits; `leave` changes it."""
 
-    def admit(self, rows: Sequence[int], prompts: Sequence[Sequence[int]]) -> np.ndarray:
-        """Read these prompts; the texts are called ``rows`` from now on. Returns logits, float32 [prompts, vocabulary]."""
+    def admit(self, rows: Sequence[int], prompts: Sequence[Sequence[int]], room: int) -> np.ndarray:
+        """Read these prompts; the texts are called ``rows`` from now on. There is room for so many tokens behind each
+        at once; more is made when it is needed. Returns logits, float32 [prompts, vocabulary]."""
         ...
 
     def step(self, tokens: Sequence[int]) -> np.ndarray:
@@ -66,7 +67,7 @@ def write(
     results = {row: Generation() for row in rows}
     if not rows or limit < 1:
         return results
-    logits = slots.admit(rows, prompts)
+    logits = slots.admit(rows, prompts, limit)
     for left in reversed(range(limit)):
         ended = []
         for row, token in zip(slots.rows, pick(logits, slots.rows), strict=True):
