@@ -167,7 +167,7 @@ class MlxEngine:
         on_token: Callable[[int, int], None] | None = None,
     ) -> list[Generation]:
         if not all(prompts):
-            raise EngineError("an empty prompt cannot be continued")
+            raise EngineError("a prompt to continue has no tokens; give it at least one")
         rows, pick = range(len(prompts)), Picker(temperature, seed)
         with out_of_memory():
             found = write(self.slots(adapter=adapter), rows, prompts, pick, max_new_tokens, stop, on_token)
