@@ -5,14 +5,17 @@ from __future__ import annotations
 import gc
 import json
 import sqlite3
+import subprocess
+import sys
 from contextlib import closing
 from pathlib import Path
 
 import pytest
 
 from tunesmith.errors import SourceError
-from tunesmith.evaluation import sql as module
-from tunesmith.evaluation.sql import QueryFailed, SqlTask, extract_sql, same_rows
+from tunesmith.evaluation.question import Question, ask_rows
+from tunesmith.evaluation.tasks import sql as module
+from tunesmith.evaluation.tasks.sql import QueryFailed, SqlTask, extract_sql, same_rows
 from tunesmith.sources.example import Example, Message, Origin
 
 SCRIPT = """
@@ -34,8 +37,12 @@ def task(database: Path) -> SqlTask:
     return SqlTask(database=database)
 
 
-def asked(gold: str, **extra: object) -> Example:
+def row(gold: str, **extra: object) -> Example:
     return Example((Message("user", "?"), Message("assistant", gold, True)), Origin("rows.jsonl", 7), extra)
+
+
+def asked(gold: str, **extra: object) -> Question:
+    return ask_rows([row(gold, **extra)])[0]
 
 
 def reason(task: SqlTask, answer: str, gold: str = "SELECT name FROM p WHERE n = 3") -> str:
@@ -227,6 +234,10 @@ def test_a_gold_query_that_fails_names_its_line(task: SqlTask) -> None:
     for gold in ("SELECT nobody FROM p", "", "DELETE FROM p"):
         with pytest.raises(SourceError, match=r"rows\.jsonl:7"):
             task.grade(asked(gold), "SELECT 1")
+    with pytest.raises(SourceError, match=r"rows\.jsonl:7: the gold SQL fails \(does not run: no such column"):
+        task.questions([row("SELECT 1"), row("SELECT nobody FROM p")])
+    with pytest.raises(SourceError, match="no test row has an answer"):
+        task.questions([row(" ")])
 
 
 def test_a_gold_query_with_too_many_rows_names_its_line(task: SqlTask) -> None:
@@ -288,11 +299,66 @@ def test_each_wikisql_question_is_asked_of_its_own_table(tmp_path: Path) -> None
         task.grade(asked("SELECT 1"), "SELECT 1")
 
 
-@pytest.mark.skipif(not DATA.is_dir(), reason="needs ../shared/data/wikisql")
-def test_every_wikisql_dev_answer_is_right_when_the_model_says_the_gold() -> None:
-    from tunesmith.sources.wikisql import read_wikisql
+def plain(connection: sqlite3.Connection, query: str) -> list[str] | None:
+    """The rows of a query, sorted, an integer the same as a float; None when it does not run."""
+    try:
+        rows = connection.execute(query).fetchall()
+    except sqlite3.Error:
+        return None
+    return sorted(repr([float(cell) if isinstance(cell, int) else cell for cell in row]) for row in rows)
 
-    task = SqlTask(tables=DATA / "dev.tables.jsonl")
-    examples = [e for e in read_wikisql(DATA / "dev.jsonl", DATA / "dev.tables.jsonl") if isinstance(e, Example)]
-    assert len(examples) == 1500
-    assert all(task.grade(example, example.answer + ";").right for example in examples)
+
+@pytest.mark.skipif(not DATA.is_dir(), reason="needs ../shared/data/wikisql")
+def test_the_grader_agrees_with_plain_sqlite_on_every_wikisql_dev_query() -> None:
+    """Asked about are the gold query, the one of the next question (most often about the same table), and the gold
+    without its conditions."""
+    from tunesmith.sources.wikisql import Tables, open_table, read_wikisql
+
+    tables = DATA / "dev.tables.jsonl"
+    examples = [e for e in read_wikisql(DATA / "dev.jsonl", tables) if isinstance(e, Example)]
+    known, task = Tables(tables), SqlTask(tables=tables)
+    questions = task.questions(examples)
+    assert len(questions) == 1500
+    right = 0
+    for question, following in zip(questions, [*questions[1:], questions[0]], strict=True):
+        assert question.example is not None
+        with closing(open_table(known[question.example.extra["table_id"]])) as connection:
+            gold = plain(connection, question.reference)
+            for query in (question.reference, following.reference, question.reference.partition(" WHERE ")[0]):
+                verdict = task.grade(question, f"Here it is:\n```sql\n{query};\n```")
+                assert verdict.right == (plain(connection, query) == gold), (question.origin, query, verdict)
+                right += verdict.right
+    assert 1500 < right < 4500  # both verdicts were asked for
+
+
+NASTY = """
+import resource, sys
+from pathlib import Path
+from tunesmith.evaluation.question import Question
+from tunesmith.evaluation.tasks import sql
+
+task = sql.SqlTask(database=Path(sys.argv[1]))
+before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+verdict = task.grade(Question("1", ({"role": "user", "content": "?"},), "SELECT 1", ""), sys.argv[2])
+after = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+unit = 1 if sys.platform == "darwin" else 1024
+print(verdict.score, (after - before) * unit, verdict.reason)
+"""
+ENDLESS = "WITH RECURSIVE c(x) AS (SELECT {0} UNION{1} SELECT {0} FROM c) SELECT {2} FROM c"
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        ENDLESS.format("randomblob(200000)", "", "count(*)"),
+        ENDLESS.format("hex(randomblob(100000))", " ALL", "json_group_array(x)"),
+    ],
+)
+def test_a_query_that_would_use_all_memory_is_wrong_before_it_has_600_mb(database: Path, answer: str) -> None:
+    """In a process of its own, so that what it takes at most can be seen."""
+    done = subprocess.run(
+        [sys.executable, "-c", NASTY, str(database), answer], capture_output=True, text=True, timeout=60, check=True
+    )
+    score, grown, _ = done.stdout.split(" ", 2)
+    assert float(score) == 0.0
+    assert int(grown) < 600_000_000, done.stdout

@@ -12,9 +12,9 @@ from tunesmith import __version__, files, machine
 from tunesmith.dataset import prepare
 from tunesmith.engines.base import Engine
 from tunesmith.errors import ModelError, RunError
-from tunesmith.evaluation.evaluate import open_task
-from tunesmith.evaluation.sql import SqlTask
 from tunesmith.evaluation.statistics import interval
+from tunesmith.evaluation.tasks.open import files_of, open_sql
+from tunesmith.evaluation.tasks.sql import SqlTask
 from tunesmith.export import lmstudio, ollama
 from tunesmith.export.base_model import is_quantized
 from tunesmith.export.formats import EXPORTING, Formats
@@ -226,7 +226,7 @@ class Exporting:
         self._check_base()
         if not self._rows:
             raise RunError(f"{self.folder} has no held-out rows to prove the export with; raise data.split.test")
-        return open_task(self._settings, self.recipe.folder()) if self._settings and self._questions else None
+        return open_sql(self._settings, self.recipe.folder()) if self._settings and self._questions else None
 
     def _check_base(self) -> None:
         trained = self.folder.manifest().get("model", {}).get("sha256")
@@ -246,8 +246,7 @@ class Exporting:
         read = [self.folder.adapter / name for name in (ADAPTER_WEIGHTS, ADAPTER_CONFIG)]
         read += [self.folder.dataset / f"{part}.jsonl" for part in ("test", "valid")]
         if self._settings:
-            names = (self._settings.database, self._settings.tables)
-            read += [self.recipe.folder() / name for name in names if name]
+            read += files_of(self._settings, self.recipe.folder())
         asked = [self.recipe.model.engine, evaluate.max_new_tokens, proof.questions, asdict(self._limits)]
         return files.value_hash([EXPORTING, self.base.hash, asked, [files.file_hash(p) for p in read if p.exists()]])
 
@@ -277,11 +276,11 @@ class Exporting:
 
     def _answered(self, gguf: Path, task: SqlTask, on_progress: Callable[[float], None]) -> dict[str, Any]:
         """The score of the recipe's task, answered by llama.cpp as a person's questions would be."""
-        rows, room = self._questions, self.recipe.evaluate.max_new_tokens
-        prompts = [self.chat.prompt(row.asked, row.extra.get("tools")) for row in rows]
+        asked, room = task.questions(self._questions), self.recipe.evaluate.max_new_tokens
+        prompts = [self.chat.prompt(question.messages, question.tools) for question in asked]
         answers = ask_server(gguf, [], prompts, room, on_progress).answers
         texts = [self.chat.decode(answer.ids).strip() for answer in answers]
-        right, n = sum(task.grade(*pair).right for pair in zip(rows, texts, strict=True)), len(rows)
+        right, n = sum(task.grade(*pair).right for pair in zip(asked, texts, strict=True)), len(asked)
         return {"kind": task.name, "score": right / n, "n": n, "interval": interval(right, n)}
 
     def _on(self, what: str) -> Callable[[float], None]:

@@ -16,7 +16,6 @@ from tunesmith.settings import TeacherSettings
 from tunesmith.teacher.refusals import explain, may_be_schema, said_by
 from tunesmith.teacher.request import Reply, Request, tokens_of
 
-KEYS = ("TUNESMITH_TEACHER_KEY", "OPENAI_API_KEY")
 TRIES = 8
 """How often one request is sent before it is given up: with the pauses between, two minutes of a server's silence."""
 PROBES = 3
@@ -39,27 +38,31 @@ class Refused(Exception):
     """The server takes every other request, but not this one; ``str()`` says why."""
 
 
-def key_of(name: str) -> str | None:
-    """The key that the environment holds. Raises `TeacherError` when the variable that is named holds none."""
-    for variable in (name,) if name else KEYS:
+def key_of(name: str, who: str = "teacher") -> str | None:
+    """The key that the environment holds for ``who`` (see `Client`).
+
+    Raises `TeacherError` when the variable that is named holds none.
+    """
+    for variable in (name,) if name else (f"TUNESMITH_{who.upper()}_KEY", "OPENAI_API_KEY"):
         if value := os.environ.get(variable, "").strip():
             return value
     if name:
-        raise TeacherError(f"the environment has no {name}, where teacher.key says that the teacher's key is; set it")
+        raise TeacherError(f"the environment has no {name}, where {who}.key says that the {who}'s key is; set it")
     return None
 
 
 class Client:
     """One connection pool, used by as many threads as there are requests at once.
 
-    stop: set when nothing new should be sent; pause: seconds -> waits for them, or until ``stop``.
+    stop: set when nothing new should be sent; who: what the server is here, "teacher" or "judge", and so how the
+    settings begin that its errors name.
     """
 
     def __init__(self, url: str, settings: TeacherSettings, stop: threading.Event | None = None,
-                 key: str | None = None) -> None:  # fmt: skip
+                 key: str | None = None, who: str = "teacher") -> None:  # fmt: skip
         import httpx2
 
-        self.url, self.settings = url.rstrip("/"), settings
+        self.url, self.settings, self.who = url.rstrip("/"), settings, who
         self.stop = stop or threading.Event()
         self.answered = 0
         self.schemas = True
@@ -71,7 +74,7 @@ class Client:
         try:
             self._http = httpx2.Client(headers=headers, timeout=timeout, limits=limits)
         except (ValueError, UnicodeError):
-            raise TeacherError("the teacher's key holds characters that no key has; set it again") from None
+            raise TeacherError(f"the {who}'s key holds characters that no key has; set it again") from None
 
     def close(self) -> None:
         self._http.close()
@@ -111,7 +114,7 @@ class Client:
 
     def _refuse(self, status: int, body: Any) -> None:
         """What no waiting mends: the account, or else this request, unless others are refused as well."""
-        why = explain(self.url, status, body, self.settings)
+        why = explain(self.url, status, body, self.settings, self.who)
         self._refusals += 1
         if status in (401, 402, 403, 404) or self._refusals >= IN_A_ROW:
             raise TeacherError(why)
@@ -134,7 +137,7 @@ class Client:
         except httpx2.TransportError as error:
             return NOTHING, (str(error).splitlines() or [type(error).__name__])[0], None
         except (httpx2.InvalidURL, UnicodeError) as error:
-            raise TeacherError(f"teacher.url {self.url!r} is no address ({error})") from None
+            raise TeacherError(f"{self.who}.url {self.url!r} is no address ({error})") from None
         try:
             value = answer.json()
         except ValueError:
@@ -142,7 +145,7 @@ class Client:
         return answer.status_code, value, retry_after(answer.headers.get("Retry-After"))
 
     def _not_alike(self, body: Any) -> str:
-        return f"{self.url} does not answer as OpenAI's API does, but with {said_by(body)!r}; look at teacher.url"
+        return f"{self.url} does not answer as OpenAI's API does, but with {said_by(body)!r}; look at {self.who}.url"
 
     # -- waiting ---------------------------------------------------------------------------------
 
@@ -192,9 +195,9 @@ class Client:
         if len(there) == 1:
             return there[0]
         if there:
-            raise TeacherError(f"{self.url} has several models: {', '.join(there[:8])}; name one as teacher.model")
+            raise TeacherError(f"{self.url} has several models: {', '.join(there[:8])}; name one as {self.who}.model")
         self.probe("")  # says what is wrong with the address
-        raise TeacherError(f"{self.url} does not say which models it has; name one as teacher.model")
+        raise TeacherError(f"{self.url} does not say which models it has; name one as {self.who}.model")
 
     def probe(self, model: str) -> None:
         """A request of a few tokens: whatever is wrong with address, key or model is said before any work.
@@ -211,12 +214,13 @@ class Client:
                 if attempt + 1 < PROBES:
                     self._wait(attempt, wait)
                 elif status == NOTHING:
-                    raise TeacherError(f"no teacher answers at {self.url} ({body}); start it, or mend teacher.url")
+                    who = self.who
+                    raise TeacherError(f"no {who} answers at {self.url} ({body}); start it, or mend {who}.url")
                 else:
                     raise TeacherError(f"{self.url} answers with status {status}: {said_by(body)}; try again later")
             else:
                 more = self._models() if status in (400, 404) else ""
-                raise TeacherError(explain(self.url, status, body, self.settings) + more)
+                raise TeacherError(explain(self.url, status, body, self.settings, self.who) + more)
 
 
 def _ping(model: str) -> Request:

@@ -26,20 +26,26 @@ def may_be_schema(status: int, body: Any) -> bool:
     return status in (400, 415, 422, 501) and _context(body) is None
 
 
-def explain(url: str, status: int, body: Any, settings: TeacherSettings) -> str:
-    """A refusal that waiting does not mend. No key is in it, whatever the server repeats of it."""
+def explain(url: str, status: int, body: Any, settings: TeacherSettings, who: str = "teacher") -> str:
+    """A refusal that waiting does not mend. No key is in it, whatever the server repeats of it.
+
+    who: what the server is here, "teacher" or "judge".
+    """
     said = _without_keys(said_by(body))
     if status in (401, 403):
-        name = settings.key or "TUNESMITH_TEACHER_KEY"
+        name = settings.key or f"TUNESMITH_{who.upper()}_KEY"
         return f"{url} refuses the key ({said}); put the right one into the environment as {name}"
     if status == 402:
         return f"{url} wants to be paid first ({said})"
     if status == 404 and not re.search("model", said, re.IGNORECASE):
         more = "" if url.endswith("/v1") else f"; most servers have it at {url}/v1"
-        return f"{url} has no /chat/completions ({said}): teacher.url is not the base of an OpenAI-like API{more}"
+        return f"{url} has no /chat/completions ({said}): {who}.url is not the base of an OpenAI-like API{more}"
     if status == 404:
-        return f"{url} has no such model ({said}); mend teacher.model{' or teacher.judge' * bool(settings.judge)}"
-    if (context := _context(body)) is not None:
+        return f"{url} has no such model ({said}); mend {who}.model{' or teacher.judge' * bool(settings.judge)}"
+    context = _context(body)
+    if context is not None and who == "judge":
+        return f"the judge's context is too small for a question with two answers ({context}); give its server more"
+    if context is not None:
         return (
             f"the teacher's context is too small for a prompt with its passage: {context}; set teacher.passage "
             f"({settings.passage}) or teacher.max_tokens ({settings.max_tokens}) lower, or give the "

@@ -9,14 +9,15 @@ import math
 import re
 import sqlite3
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing, contextmanager
-from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
 from tunesmith.errors import SourceError
+from tunesmith.evaluation.question import Question, Verdict
+from tunesmith.evaluation.tasks.given import ask_answered
 from tunesmith.sources.example import Example
 from tunesmith.sources.wikisql import Tables, open_table
 
@@ -43,14 +44,6 @@ _LIMITS = {
 Row = tuple[Any, ...]
 
 
-@dataclass(frozen=True)
-class Verdict:
-    """Whether an answer is right, and why: "same rows", "different rows", "no SQL", …"""
-
-    right: bool
-    reason: str
-
-
 class QueryFailed(Exception):
     """A query was refused, failed or took too long; the text is the verdict's reason."""
 
@@ -72,31 +65,41 @@ class SqlTask:
     def __init__(self, *, database: Path | None = None, tables: Path | None = None) -> None:
         if (database is None) == (tables is None):
             raise SourceError('An SQL task needs either "database" or "tables": give one of them.')
-        self._runner_for: Callable[[Example], Runner]
+        self._runner_for: Callable[[Question], Runner]
         if tables is not None:
             self._runner_for = RunnerPerTable(Tables(tables)).find
         elif database is not None:
             runner = Runner(_open_database(database))
             self._runner_for = lambda _: runner
 
-    def grade(self, example: Example, answer: str) -> Verdict:
-        """Whether ``answer`` returns the rows that ``example.answer`` returns, in whatever order.
+    def questions(self, rows: Sequence[Example]) -> list[Question]:
+        """Raises SourceError for a reference that does not run: before hours of generating."""
+        asked = ask_answered(rows, self.name)
+        for question in asked:
+            self._gold(question)
+        return asked
 
-        Columns count in order, text exactly, numbers within 1e-9; nothing equals nothing. Raises
-        SourceError when the gold query itself does not run.
+    def grade(self, question: Question, answer: str) -> Verdict:
+        """Whether ``answer`` returns the rows that the reference returns, in whatever order.
+
+        Columns count in order, text exactly, numbers within 1e-9; nothing equals nothing.
         """
-        runner = self._runner_for(example)
+        gold = self._gold(question)
         try:
-            gold = runner.rows(extract_sql(example.answer))
-        except QueryFailed as error:
-            raise SourceError(f"{example.origin}: the gold SQL fails ({error}); mend or remove the row.") from error
-        try:
-            rows = runner.rows(extract_sql(answer))
+            rows = self._runner_for(question).rows(extract_sql(answer))
         except ResultTooLarge:
-            return Verdict(False, "different rows")
+            return Verdict(0.0, "different rows")
         except QueryFailed as error:
-            return Verdict(False, str(error))
-        return Verdict(True, "same rows") if same_rows(gold, rows) else Verdict(False, "different rows")
+            return Verdict(0.0, str(error))
+        return Verdict(1.0, "same rows") if same_rows(gold, rows) else Verdict(0.0, "different rows")
+
+    def _gold(self, question: Question) -> list[Row]:
+        """The rows of the reference. Raises SourceError."""
+        runner = self._runner_for(question)
+        try:
+            return runner.rows(extract_sql(question.reference))
+        except QueryFailed as error:
+            raise SourceError(f"{question.origin}: the gold SQL fails ({error}); mend or remove the row.") from error
 
 
 def extract_sql(answer: str) -> str:
@@ -213,12 +216,12 @@ class RunnerPerTable:
         self._tables = tables
         self._open = lru_cache(maxsize=64)(lambda table_id: Runner(open_table(tables[table_id])))
 
-    def find(self, example: Example) -> Runner:
-        """The example's database. Raises SourceError when ``extra["table_id"]`` names none."""
-        table_id = example.extra.get("table_id")
+    def find(self, question: Question) -> Runner:
+        """The question's database. Raises SourceError when its row's ``extra["table_id"]`` names none."""
+        table_id = question.example.extra.get("table_id") if question.example else None
         if not isinstance(table_id, str) or table_id not in self._tables:
             raise SourceError(
-                f'{example.origin}: "table_id" {table_id!r} is not in {self._tables.path}; add the table.'
+                f'{question.origin}: "table_id" {table_id!r} is not in {self._tables.path}; add the table.'
             )
         return self._open(table_id)
 
