@@ -367,7 +367,7 @@ def test_a_schema_decides_and_says_where(tmp_path: Path) -> None:
     task = with_schema(tmp_path, SCHEMA)
     assert task.grade(asked("x"), '{"name": "Ann", "age": 3.0}').score == 1
     verdict = task.grade(asked("x"), '{"name": "Ann", "age": -1}')
-    assert verdict == Verdict(0.0, 'does not keep to the schema: the value, "age", is less than 0')
+    assert verdict == Verdict(0.0, "does not keep to the schema: age: -1 is less than the minimum of 0")
     assert task.grade(asked("x"), '{"age": 3, "names": "Ann"}').score == 0
 
 
@@ -396,6 +396,7 @@ LIST = {"$ref": "#/$defs/list", "$defs": {"list": {"type": "array", "items": {"$
         ({"properties": {"a": {"type": "null"}}, "additionalProperties": {"type": "string"}},
          [{"a": None, "b": "x"}, 3], [{"a": 1}, {"b": 1}]),
         ({"required": ["a"], "maxProperties": 1}, [{"a": 1}, []], [{}, {"a": 1, "b": 2}]),
+        ({"if": {"type": "string"}, "then": {"minLength": 1}}, ["a", 1], [""]),
         ({"anyOf": [{"type": "string"}, {"minimum": 5}]}, ["a", 5], [4]),
         ({"oneOf": [{"minimum": 1}, {"maximum": 3}]}, [0, 4], [2]),
         ({"allOf": [{"minimum": 1}, {"maximum": 3}], "not": {"const": 2}}, [1, 3], [0, 2, 4]),
@@ -411,16 +412,15 @@ def test_every_keyword_means_what_the_standard_says(schema: Any, good: list[Any]
 @pytest.mark.parametrize(
     ("schema", "why"),
     [
-        ({"$ref": "https://example.com/schema.json"}, "leads out of the file"),
-        ({"properties": {"a": {"$ref": "other.json#/a"}}}, "leads out of the file"),
-        ({"$ref": "#/$defs/none"}, "leads nowhere"),
+        ({"$ref": "https://example.com/schema.json"}, "nothing is fetched"),
+        ({"properties": {"a": {"$ref": "other.json#/a"}}}, "nothing is fetched"),
+        ({"$ref": "#/$defs/none"}, "nothing is fetched"),
         ({"anyOf": [{"$ref": "#"}]}, "leads back to itself"),
-        ({"if": {"type": "string"}, "then": {"minLength": 1}}, "#/if: this keyword cannot be checked here"),
-        ({"properties": {"a": {"type": "text"}}}, '#/properties/a/type cannot be "text"'),
-        ({"pattern": "("}, "#/pattern cannot be"),
-        ({"required": "a"}, "#/required cannot be"),
-        ({"items": [{}]}, "#/items is no schema"),
-        ({"$ref": "#/required", "required": ["a"]}, "leads to what is no schema"),
+        ({"properties": {"a": {"type": "text"}}}, "properties.a.type: 'text' is not valid"),
+        ({"pattern": "("}, "pattern: '(' is not a 'regex'"),
+        ({"required": "a"}, "required: 'a' is not of type 'array'"),
+        ({"items": [{}]}, "items: [{}] is not of type"),
+        ({"$ref": "#/required", "required": ["a"]}, "['a'] is not of type"),
     ],
 )
 def test_a_schema_that_cannot_be_checked_is_refused_when_it_is_read(tmp_path: Path, schema: Any, why: str) -> None:
