@@ -25,7 +25,7 @@ from tunesmith.evaluation.tasks.judge import Judge
 from tunesmith.evaluation.tasks.open import open_task
 from tunesmith.models.chat import ChatFormat
 from tunesmith.progress import Progress
-from tunesmith.settings import EvaluateSettings
+from tunesmith.settings import EvaluateSettings, LossTask
 from tunesmith.sources.document import Document
 from tunesmith.sources.example import Example
 from tunesmith.training.loop import row_losses
@@ -100,7 +100,7 @@ class Evaluation:
 
     def run(self, candidates: list[Candidate]) -> Iterator[Progress]:
         """Measure every candidate; ``results`` and ``samples`` fill as it goes. Raises `SourceError` before anything is
-        generated when a task cannot be done on these rows."""
+        generated when a task cannot be done on these rows, `TeacherError` when there is no judge."""
         tasks, questions = self._tasks, self._questions
         for candidate in candidates:
             if candidate.arrays is not None:
@@ -128,8 +128,9 @@ class Evaluation:
         return any(task.kind == "loss" for task in self.settings.tasks)
 
     @cached_property
-    def _tasks(self) -> dict[str, Task]:
-        return {t.kind: open_task(t, self.folder) for t in self.settings.tasks if t.kind != "loss"}
+    def _tasks(self) -> dict[str, Task | Judge]:
+        tasks = [t for t in self.settings.tasks if not isinstance(t, LossTask)]
+        return {t.kind: open_task(t, self.folder, self.out) for t in tasks}
 
     @cached_property
     def _general(self) -> General | None:
@@ -137,8 +138,11 @@ class Evaluation:
 
     @cached_property
     def _questions(self) -> dict[str, list[Question]]:
-        rows = [row for row in self.test.examples if row.answer]
-        return {name: task.questions(rows) for name, task in self._tasks.items()}
+        questions = {name: task.questions(self.test.examples) for name, task in self._tasks.items()}
+        for task in self._tasks.values():
+            if isinstance(task, Judge):
+                task.ready()
+        return questions
 
     @cached_property
     def _retrieval(self) -> Retrieval:
