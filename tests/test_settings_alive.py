@@ -55,6 +55,8 @@ CHANGES: dict[str, Any] = {
     "train.seed": 1,
     "evaluate.tasks": [{"kind": "sql", "database": "shop.sql"}],
     "evaluate.checkpoints": False,
+    "evaluate.forgetting": False,
+    "evaluate.retrieval": 1,
     "evaluate.max_new_tokens": 3,
     "evaluate.batch": 1,
     "export.formats": ["lora"],

@@ -116,7 +116,7 @@ def test_with_retrieval_base_and_tuned_are_asked_once_more_with_passages(folder,
     found = results(folder)
     assert list(found)[:2] == ["base", "base+retrieval"] and list(found)[-2:] == ["tuned", "tuned+retrieval"]
     assert "loss" not in found["base+retrieval"] and found["base+retrieval"]["tasks"]["exact"]["n"] > 0
-    samples = [json.loads(line) for line in (folder / "run/evaluation/samples.jsonl").open()]
+    samples = [json.loads(line) for line in (folder / "run/evaluation/samples.jsonl").read_text().splitlines()]
     assert any("A key with the number" in s["question"] for s in samples if s["model"] == "base+retrieval")
 
 
