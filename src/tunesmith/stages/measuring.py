@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from tunesmith import files
 from tunesmith.errors import SourceError
 from tunesmith.progress import Progress
+from tunesmith.settings import Recipe
 from tunesmith.stages import outcome
 
 if TYPE_CHECKING:
@@ -25,6 +26,7 @@ def measure(work: Work) -> Iterator[Progress]:
     from tunesmith.evaluation.report import write_report
     from tunesmith.evaluation.verdict import verdict
 
+    work.need("train", "trained")
     folder, recipe = work.folder, work.recipe
     test = Rows(list(prepare.read(folder.dataset, "test")), prepare.tokens(folder.dataset, "test"))
     if not test.examples:
@@ -46,11 +48,22 @@ def measure(work: Work) -> Iterator[Progress]:
     yield from evaluation.run(models)
     files.write_jsonl(folder.evaluation / "samples.jsonl", evaluation.samples)
     files.write_json(folder.evaluation / "results.json", evaluation.results)
-    about = {"base": recipe.model.name, "date": time.strftime("%Y-%m-%d %H:%M"), "rows": outcome.report(folder)["rows"]}
+    about = {"base": recipe.model.name, "date": time.strftime("%Y-%m-%d %H:%M"), "rows": outcome.report(folder)["rows"],
+             "settings": told(recipe)}  # fmt: skip
     write_report(
         folder.evaluation, folder.path.name, evaluation.results, evaluation.samples, list(folder.events()), about,
         verdict(evaluation.results),
     )  # fmt: skip
+
+
+def told(recipe: Recipe) -> dict[str, Any]:
+    """The settings that a reader of the report asks for first."""
+    train = recipe.train
+    return {
+        "train.layers": train.layers, "train.lora.rank": train.lora.rank, "train.epochs": train.epochs,
+        "train.batch": train.batch, "train.learning_rate": train.learning_rate, "data.max_tokens": recipe.data.max_tokens,
+        "evaluate.max_new_tokens": recipe.evaluate.max_new_tokens,
+    }  # fmt: skip
 
 
 def forget(work: Work) -> None:

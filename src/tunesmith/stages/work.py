@@ -159,7 +159,7 @@ class Work:
         from tunesmith.dataset.prepare import prepare
 
         if self.recipe.teacher.is_set:
-            self._need("teach", "taught")
+            self.need("teach", "taught")
         data = teaching.with_taught(self.folder, self.recipe).data
         yield from prepare(data, self.model.folder, self.folder.dataset)
         self.folder.update_manifest(model={"name": self.model.name, "sha256": self.model.hash})
@@ -177,7 +177,7 @@ class Work:
         from tunesmith.training.guard import Guard
         from tunesmith.training.loop import Loop, Rows, passes
 
-        self._need("prepare", "prepared")
+        self.need("prepare", "prepared")
         yield from fitting.settle(self)
         if self.stopped:
             return
@@ -234,7 +234,7 @@ class Work:
         return trained_layers(self.arch, self.shape).start if self.recipe.train.prefix == "auto" else 0
 
     def _export(self) -> Iterator[Progress]:
-        self._need("train", "trained")
+        self.need("train", "trained")
         yield from self.exporting().run(parse_formats(self.recipe.export.formats))
 
     @property
@@ -269,7 +269,7 @@ class Work:
         engine.load_adapter_arrays(arrays)
         return engine
 
-    def _need(self, stage: str, done: str) -> None:
+    def need(self, stage: str, done: str) -> None:
         if not self.folder.finished(stage, self.inputs(stage)):
             raise RunError(f"{self.folder} is not {done} with these settings yet; `tunesmith run` does every stage")
 
