@@ -1,58 +1,22 @@
-import base64
-import hashlib
 import re
 from dataclasses import replace
-from html.parser import HTMLParser
 
 import numpy as np
 import pytest
+from html_page import HOSTILE, Page, assert_closed, assert_inert
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tunesmith.cli.page import check_page, differences, harmless, language
+from tunesmith.cli.page import check_page
 from tunesmith.dataset.decide import Decisions
 from tunesmith.dataset.report import BINS, Account, Tally, build_report
 from tunesmith.engines.needs import Needs
+from tunesmith.pages.text import harmless
 from tunesmith.settings import DataSettings
 from tunesmith.sources.example import Example, Message, Origin
 from tunesmith.sources.quarantine import Quarantined
 from tunesmith.stages import Sample
 from tunesmith.training.fit import Fit
-
-VOID = {"meta", "br", "input", "rect", "path"}
-
-
-class Page(HTMLParser):
-    """What a browser would find: the elements with their attributes, and the text; every element is closed."""
-
-    def __init__(self, page):
-        super().__init__()
-        self.elements, self.text, self.headings, self._open = [], "", [], []
-        self.feed(page)
-        self.close()
-        assert not self._open
-
-    def handle_starttag(self, tag, attrs):
-        self.elements.append((tag, dict(attrs)))
-        if tag not in VOID:
-            self._open.append(tag)
-
-    def handle_startendtag(self, tag, attrs):
-        self.elements.append((tag, dict(attrs)))
-
-    def handle_endtag(self, tag):
-        assert self._open.pop() == tag
-
-    def handle_data(self, data):
-        if self._open and self._open[-1] in ("style", "script"):
-            return
-        self.text += data
-        if self._open and self._open[-1] == "h2":
-            self.headings.append(data)
-
-    def all(self, tag):
-        return [attrs for name, attrs in self.elements if name == tag]
-
 
 # -- realistic data ------------------------------------------------------------------------------
 
@@ -287,49 +251,12 @@ def test_a_mask_that_teaches_nothing_is_said():
     assert "Nothing in these rows is learned." not in check_page(EMPTY, SAMPLES, "t")
 
 
-def test_what_differs_is_marked_word_by_word_also_in_chinese(page):
-    first, second = differences("保留三十天。 One licence", "保留七天。 Two licences")
-    assert [text for differs, text in first if differs] == ["三十", "One licence"]
-    assert [text for differs, text in second if differs] == ["七", "Two licences"]
-    assert differences("same", "same") == ([(False, "same")], [(False, "same")])
-    assert differences("", "new") == ([], [(True, "new")])
-
-
-@settings(max_examples=100, deadline=None)
-@given(st.text("ab 中文。\n", max_size=40), st.text("ab 中文。\n", max_size=40))
-def test_pieces_joined_are_the_texts_and_the_unmarked_ones_are_common(first, second):
-    a, b = differences(first, second)
-    assert ("".join(text for _, text in a), "".join(text for _, text in b)) == (first, second)
-    assert all(text for _, text in a + b)
-    if not any(differs for differs, _ in a + b):
-        assert first == second
-
-
-@pytest.mark.parametrize(
-    ("text", "lang"), [("退款", "zh"), ("refund", ""), ("返金はいつ", "ja"), ("환불", "ko"), ("", "")]
-)
-def test_the_language_of_a_text_is_told_by_its_letters(text, lang):
-    assert language(text) == lang
-
-
 def test_chinese_texts_carry_their_language(page):
     assert any(attrs.get("lang") == "zh" for attrs in page.all("h1"))
     assert page.all("html") == [{"lang": "en"}]
 
 
 # -- nothing gets in or out ----------------------------------------------------------------------
-
-HOSTILE = [
-    "</script><script>alert(1)</script>",
-    "<img src=x onerror=alert(1)>",
-    "\"'><svg onload=alert(1)>",
-    "--></style><!--]]>",
-    "{{ 7 * 7 }}{% for x in y %}",
-    "a\u202egnp.exe\u2066\u200f\u061c\u200b\ufeff",
-    "\x00\x1b[31m\x7f\x85\r\n",
-    "\ud800 half",
-    "&lt;b&gt;",
-]
 
 
 def hostile(text):
@@ -351,13 +278,7 @@ def test_hostile_text_is_inert(text):
     samples = [Sample(text, [(text, True, False), (text, False, True)])]
     harmed, plain = (Page(check_page(hostile(t), [Sample(s, [(s, True, False), (s, False, True)])], t))
                      for t, s in ((text, samples[0].origin), ("plain", "plain")))  # fmt: skip
-    tags = [{tag for tag, _ in p.elements} for p in (harmed, plain)]
-    assert tags[0] == tags[1]
-    assert len(harmed.all("script")) == 1
-    for _, attrs in harmed.elements:
-        assert not [name for name in attrs if name.startswith("on") or name in ("src", "style", "srcdoc", "action")]
-        assert attrs.get("href", "#").startswith("#")
-    assert not set(harmed.text) & set("\0\x1b\r\x7f\x85\ud800\u202e\u2066\u200f\u061c\u200b\ufeff")
+    assert_inert(harmed, plain)
     assert harmless(text) in harmed.text
 
 
@@ -370,15 +291,7 @@ def test_whatever_the_text_the_page_is_whole_and_can_be_written(text):
 
 
 def test_the_page_allows_exactly_its_own_style_and_script():
-    page = check_page(REPORT, SAMPLES, "t")
-    policy = next(m["content"] for m in Page(page).all("meta") if m.get("http-equiv") == "Content-Security-Policy")
-    for tag in ("style", "script"):
-        (content,) = re.findall(f"<{tag}>(.*?)</{tag}>", page, re.DOTALL)
-        digest = base64.b64encode(hashlib.sha256(content.encode()).digest()).decode()
-        assert f"{tag}-src 'sha256-{digest}'" in policy
-    assert policy.startswith("default-src 'none';")
-    assert "url(" not in page
-    assert "@import" not in page
+    assert_closed(check_page(REPORT, SAMPLES, "t"))
 
 
 # -- as the dataset room makes it ----------------------------------------------------------------

@@ -9,9 +9,7 @@ from typing import Any
 
 from rich.console import Console
 
-PICTURES = {code: 0x2400 + code for code in range(32) if chr(code) not in "\n\t"}
-PICTURES |= dict.fromkeys(range(0x80, 0xA0), 0xFFFD) | {0x7F: 0x2421}
-"""Control characters as their pictures: an escape sequence in somebody's data must not drive the terminal."""
+from tunesmith.pages.text import PICTURES
 
 
 class _Console(Console):

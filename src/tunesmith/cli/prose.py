@@ -13,7 +13,8 @@ from rich.console import Console, ConsoleOptions, RenderResult
 from rich.measure import Measurement
 from rich.text import Text
 
-WIDE = "\u2e80-\u303f\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff\uff00-\uffef\U00020000-\U0003ffff"
+from tunesmith.pages.text import WIDE
+
 CLOSING = "，。、；：！？）】》」』〉”’…"
 """Punctuation that must not begin a line."""
 UNITS = re.compile(rf"[ \t]+|[{WIDE}][{CLOSING}]*|[^\s{WIDE}]+[{CLOSING}]*")

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 from tunesmith.machine import size as size  # the library's messages say it in the same words
+from tunesmith.pages.words import how_many as how_many  # … and its pages
+from tunesmith.pages.words import percent as percent
+from tunesmith.pages.words import probability as probability
 
 
 def duration(seconds: float) -> str:
@@ -21,18 +24,3 @@ def rate(value: float) -> str:
     """A learning rate without a padded exponent: 1.2e-4."""
     mantissa, _, exponent = f"{value:.1e}".partition("e")
     return f"{mantissa}e{int(exponent)}" if value else "0"
-
-
-def percent(share: float) -> str:
-    """0.862 as 86 %."""
-    return f"{100 * share:.0f} %"
-
-
-def how_many(count: int, noun: str) -> str:
-    """1 row, 1,200 rows."""
-    return f"{count:,} {noun}{'' if count == 1 else 's'}"
-
-
-def probability(p: float) -> str:
-    """p = 0.03; p < 0.0001."""
-    return f"p = {p:.2g}" if p >= 1e-4 else "p < 0.0001"
