@@ -24,9 +24,10 @@ RunPath = Annotated[Path | None, Parameter(help="The run folder; runs/NAME for a
 Fresh = Annotated[bool, Parameter(help="Do it again from the start, even if nothing changed.")]
 Fit = Annotated[bool, Parameter(help="Where it does not fit into memory, take the settings that do.")]
 Count = Annotated[int, Parameter(validator=validators.Number(gte=0))]
+OneOrMore = Parameter(validator=validators.Number(gte=1))
 Json = Annotated[bool, Parameter(help="Print one JSON object instead of tables.")]
 STAGES = ("teach", "prepare", "train", "evaluate", "export")
-WITH_SETTINGS = ("run", "teach", "prepare", "train", "evaluate", "check")
+WITH_SETTINGS = ("run", "teach", "prepare", "train", "evaluate", "check", "sweep")
 
 
 def _usage(error: CycloptsError) -> Text:
@@ -191,6 +192,51 @@ def compare(run: Path, /, *questions: str, json: Json = False) -> None:
     from tunesmith.cli import work
 
     work.compare(run, list(questions), as_json=json)
+
+
+@app.command(sort_key=6)
+def sweep(
+    recipe: RecipeOrRun, /, *settings: Setting, run: RunPath = None, parallel: Annotated[int, OneOrMore] = 1,
+    json: Json = False,
+) -> None:  # fmt: skip
+    """Several values of some settings: a run for every combination, and one comparison. Started again, it continues.
+
+    Values have commas between them, as in --train.lora.rank 4,8,16 --train.layers 4,8,all. A setting with one value
+    applies to all runs. The runs are below runs/NAME-sweep, or --run.
+
+    Parameters
+    ----------
+    parallel
+        So many runs at once; one uses all cores of most machines.
+    """
+    from tunesmith.cli import sweep as sweeping
+
+    sweeping.sweep(recipe, run, settings, parallel, as_json=json)
+
+
+@app.command(name="lm-eval", sort_key=7)
+def lm_eval(
+    run: Path, task: str, /, *tasks: str, limit: Annotated[int | None, OneOrMore] = None, chat: bool = False,
+    json: Json = False,
+) -> None:  # fmt: skip
+    """Measure base and tuned model with EleutherAI's lm-eval, where it is installed.
+
+    Parameters
+    ----------
+    run
+        The folder of a run.
+    task
+        A task of lm-eval, such as arc_easy.
+    tasks
+        More of them.
+    limit
+        Only so many questions of each task: to try it out.
+    chat
+        Ask through the model's chat template, as it was trained; without it plain text, as lm-eval does.
+    """
+    from tunesmith.cli import harness
+
+    harness.lm_eval(run, (task, *tasks), limit=limit, chat=chat, as_json=json)
 
 
 @app.command(sort_key=8)

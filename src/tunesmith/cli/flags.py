@@ -14,7 +14,10 @@ STAGE_FLAGS = ("--run", "--fresh", "--json", "--help")
 FIT_FLAGS = (*STAGE_FLAGS, "--fit")
 CHECK_FLAGS = ("--rows", "--html", "--json", "--help")
 TEACH_FLAGS = (*STAGE_FLAGS, "--dry-run")
-FLAGS = {"run": FIT_FLAGS, "teach": TEACH_FLAGS, "train": FIT_FLAGS, "check": CHECK_FLAGS}
+SWEEP_FLAGS = ("--run", "--parallel", "--json", "--help")
+FLAGS = {
+    "run": FIT_FLAGS, "teach": TEACH_FLAGS, "train": FIT_FLAGS, "check": CHECK_FLAGS, "sweep": SWEEP_FLAGS,
+}  # fmt: skip
 """By command; the other stages take `STAGE_FLAGS`."""
 
 
@@ -38,11 +41,16 @@ def settings_last(tokens: Sequence[str]) -> list[str]:
 
 
 def parse_settings(tokens: Sequence[str], command: str = "run") -> dict[str, Any]:
-    """Dotted name -> value, read as TOML would. Raises `UsageError` for a flag without a value, a flag
-    that does not exist or that ``command`` does not take, and a stray word."""
+    """Dotted name -> value, read as TOML would. Raises `UsageError`, as `named_settings` does."""
     from tunesmith.settings import parse_value
 
-    settings: dict[str, Any] = {}
+    return {name: parse_value(text) for name, text in named_settings(tokens, command)}
+
+
+def named_settings(tokens: Sequence[str], command: str) -> list[tuple[str, str]]:
+    """(dotted name, value as it was written) in their order. Raises `UsageError` for a flag without a value, a flag
+    that does not exist or that ``command`` does not take, and a stray word."""
+    settings: list[tuple[str, str]] = []
     todo = list(tokens)
     while todo:
         token = todo.pop(0)
@@ -55,7 +63,7 @@ def parse_settings(tokens: Sequence[str], command: str = "run") -> dict[str, Any
             if not todo or todo[0].startswith("--"):
                 raise UsageError(f"{token} needs a value, as in {token} {_example(name)}")
             value = todo.pop(0)
-        settings[name] = parse_value(value)
+        settings.append((name, value))
     return settings
 
 
@@ -72,7 +80,7 @@ def _no_flag(flag: str, command: str) -> str:
     from tunesmith.settings import every_field
 
     taken = FLAGS.get(command, STAGE_FLAGS)
-    if flag in (*CHECK_FLAGS, *FIT_FLAGS, *TEACH_FLAGS):  # another command's
+    if flag in (*CHECK_FLAGS, *FIT_FLAGS, *TEACH_FLAGS, *SWEEP_FLAGS):  # another command's
         return f"the command {command} takes no {flag}; it takes {', '.join(taken)} and settings"
     name = flag.lstrip("-")
     for setting in every_field():

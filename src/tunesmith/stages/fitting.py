@@ -48,19 +48,27 @@ def settle(work: Work) -> Iterator[Progress]:
 
 def examine(work: Work, dataset: Path) -> Generator[Progress, None, Any]:
     """What the training on these rows takes; None when it was stopped meanwhile, or there are none."""
-    from tunesmith.dataset.prepare import tokens
-    from tunesmith.training.fit import Job, examine
+    from tunesmith.training.fit import examine
 
-    train, valid = tokens(dataset, "train"), tokens(dataset, "valid")
-    if not len(train):
+    job = job_of(work, dataset)
+    if job is None:
         return None
-    recipe, shape = work.recipe, work.shape
-    place = work.folder.path
-    job = Job.of(work.model.folder, work.arch, recipe.model, shape, recipe.train, train, valid, place)
     fit = yield from examine(job, work.stop, "train")
     if fit and fit.trial:
         yield Progress("fits", stage="train", memory=fit.trial.memory, total=fit.limit, seconds_left=fit.seconds)
     return fit
+
+
+def job_of(work: Work, dataset: Path) -> Any:
+    """The training on these rows, as `training.fit` looks at it; None when there are none."""
+    from tunesmith.dataset.prepare import tokens
+    from tunesmith.training.fit import Job
+
+    train, valid = tokens(dataset, "train"), tokens(dataset, "valid")
+    if not len(train):
+        return None
+    recipe, place = work.recipe, work.folder.path
+    return Job.of(work.model.folder, work.arch, recipe.model, work.shape, recipe.train, train, valid, place)
 
 
 def as_fitted(folder: RunFolder, recipe: Recipe) -> Recipe:
