@@ -16,7 +16,8 @@ from rich.text import Text
 WIDE = "\u2e80-\u303f\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff\uff00-\uffef\U00020000-\U0003ffff"
 CLOSING = "，。、；：！？）】》」』〉”’…"
 """Punctuation that must not begin a line."""
-UNITS = re.compile(rf"[ \t]+|[{WIDE}][{CLOSING}]*|[^\s{WIDE}]+[{CLOSING}]*")
+UNITS = re.compile(rf"[ \t]+|[{WIDE}][{CLOSING}]*|[^\s{WIDE}]+(?: %[^\s{WIDE}]*)?[{CLOSING}]*")
+"""What is not broken; a number and its % stay on one line."""
 
 
 class Prose:

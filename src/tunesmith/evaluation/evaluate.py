@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from tunesmith.dataset.split import groups_of
 from tunesmith.dataset.store import Tokens
 from tunesmith.engines.base import Engine, iterate_by_length
 from tunesmith.errors import SourceError
@@ -131,7 +132,7 @@ class Evaluation:
         measured: dict[str, Any] = {"score": sum(marks) / len(marks), "n": len(marks), "interval": [low, high]}
         base = self._base_marks.setdefault(kind, marks)
         if base is not marks:
-            measured["p_value"] = compare(base, marks).p_value
+            measured["difference"] = compare(base, marks, groups_of(rows)).to_json()
         return measured
 
 
