@@ -7,7 +7,7 @@ from rich.console import Console
 from tunesmith.cli import words
 from tunesmith.cli.proof_table import proof_table
 from tunesmith.cli.prose import wrap
-from tunesmith.cli.tables import ResultsTable, bar, report_table, side_by_side, token_rows
+from tunesmith.cli.tables import bar, report_table, side_by_side, token_rows
 from tunesmith.export.proof_limits import Limits
 from tunesmith.export.proof_model import Distance, model_check
 
@@ -18,57 +18,6 @@ def text(renderable, width=80):
     shown = console.file.getvalue()  # pyright: ignore[reportAttributeAccessIssue]
     assert max(cell_len(line) for line in shown.splitlines()) <= width
     return shown
-
-
-def model(name, loss, score=None, interval=(0.0, 1.0), **more):
-    tasks = {} if score is None else {"sql": {"score": score, "n": 300, "interval": list(interval), **more}}
-    return {"model": name, "split": "test", "loss": loss, "perplexity": 2.0, "tasks": tasks}
-
-
-RESULTS = [
-    model("base", 2.31, 0.03, (0.016, 0.056)),
-    model("step-000200", 0.71),
-    model("tuned", 0.72, 0.86, (0.82, 0.9)),
-]
-
-
-@pytest.mark.parametrize(("width", "interval"), [(100, True), (60, True), (40, False)])
-def test_results_name_every_model_and_drop_detail_where_it_is_narrow(width, interval):
-    shown = text(ResultsTable(RESULTS), width)
-    assert shown.index("base") < shown.index("step-0") < shown.index("tuned")
-    assert ("82–90 %" in shown) is interval
-    assert "86 %" in shown
-
-
-def test_the_best_of_each_column_is_marked():
-    lines = {line.split()[0]: line for line in text(ResultsTable(RESULTS), 100).splitlines() if line.strip()}
-    assert "0.710 ◆" in lines["step-000200"]
-    assert "86 % ◆" in lines["tuned"]
-    assert "◆" not in lines["base"]
-
-
-@pytest.mark.parametrize(
-    ("base", "tuned", "p", "said"),
-    [
-        (0.1, 0.8, 1e-9, "better: exact McNemar test, p < 0.0001"),
-        (0.8, 0.1, 0.01, "worse: exact McNemar test, p = 0.01"),
-        (0.4, 0.5, 0.3, "not distinguishable at n = 300"),
-    ],
-)
-def test_the_verdict_follows_the_paired_test(base, tuned, p, said):
-    assert said in text(ResultsTable([model("base", 1.0, base), model("tuned", 1.0, tuned, p_value=p)]))
-
-
-def test_a_checkpoint_without_answers_is_explained():
-    assert "– not asked: questions are put to base and tuned alone" in text(ResultsTable(RESULTS))
-    assert "not asked" not in text(ResultsTable([RESULTS[0], RESULTS[2]]))
-
-
-def test_results_without_tasks_or_losses_are_drawn():
-    assert "base" in text(
-        ResultsTable([{"model": "base", "split": "test", "loss": None, "perplexity": None, "tasks": {}}])
-    )
-    assert text(ResultsTable([]))
 
 
 @pytest.mark.parametrize("share", [-1.0, 0.0, 0.333, 0.999, 1.0, 2.0])
@@ -198,6 +147,7 @@ def test_lines_break_at_spaces_and_between_chinese_characters_but_not_before_a_c
     assert list(wrap("我不知道，你呢 hello world", 8)) == ["我不知", "道，你呢", "hello", "world"]
     assert list(wrap("a\n\n  b", 8)) == ["a", "", "  b"]
     assert list(wrap("abcdefghij", 4)) == ["abcd", "efgh", "ij"]
+    assert list(wrap("from 41 % (base) 5 %", 8)) == ["from", "41 %", "(base)", "5 %"]
 
 
 def test_no_character_is_lost_in_wrapping():

@@ -105,12 +105,12 @@ def test_base_stands_beside_tuned_with_intervals(run):
     card = model_card(run, ADAPTER, "starter")
     assert "| base | 1.876 | 6.53 | 0.0 % (0.0–1.9 %, n = 200) |" in card
     assert "| tuned | 0.019 | 1.02 | 95.5 % (91.7–97.6 %, n = 200) |" in card
-    assert "the tuned model is better than the base (exact McNemar test, p < 0.0001)" in card
+    assert "- Tuned is better: it answers 96 % of 200 questions right, base 0 %." in card
     assert "step-000040" not in card
 
 
 @pytest.mark.parametrize(
-    ("score", "p", "said"), [(0.01, 0.4, "cannot be told apart"), (0.5, 0.01, "worse than the base")]
+    ("score", "p", "said"), [(0.01, 0.4, "No difference can be told from chance"), (0.5, 0.01, "Tuned is worse")]
 )
 def test_a_result_that_is_no_better_is_said_as_plainly(run, score, p, said):
     worse = json.loads(json.dumps(SCORES))

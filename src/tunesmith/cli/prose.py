@@ -17,7 +17,8 @@ from tunesmith.pages.text import WIDE
 
 CLOSING = "，。、；：！？）】》」』〉”’…"
 """Punctuation that must not begin a line."""
-UNITS = re.compile(rf"[ \t]+|[{WIDE}][{CLOSING}]*|[^\s{WIDE}]+[{CLOSING}]*")
+UNITS = re.compile(rf"[ \t]+|[{WIDE}][{CLOSING}]*|[^\s{WIDE}]+(?: %[^\s{WIDE}]*)?[{CLOSING}]*")
+"""What is not broken; a number and its % stay on one line."""
 
 
 class Prose:

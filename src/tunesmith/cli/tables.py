@@ -1,4 +1,4 @@
-"""Results, reports, answers side by side and rows of tokens, as people read them."""
+"""Reports, answers side by side and rows of tokens, as people read them."""
 
 from __future__ import annotations
 
@@ -19,104 +19,11 @@ EIGHTHS = " ▏▎▍▌▋▊▉█"
 SIGNS = {"error": ("✗", "bold red"), "warning": ("!", "bold yellow"), "note": ("•", "cyan")}
 
 
-# -- results -------------------------------------------------------------------------------------
-
-
-class ResultsTable:
-    """Measured models, base first; the best of each column is marked ◆. Bars and intervals are left
-    out where the terminal is too narrow for them."""
-
-    def __init__(self, results: Sequence[dict[str, Any]]) -> None:
-        self.results = results
-        self.tasks = list(dict.fromkeys(name for result in results for name in result.get("tasks", {})))
-
-    def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
-        for detail in (2, 1, 0):
-            table = self._table(detail)
-            if console.measure(table, options=options.update_width(1000)).maximum <= options.max_width:
-                break
-        yield table
-        if any(task not in result.get("tasks", {}) for result in self.results for task in self.tasks):
-            yield Text("– not asked: questions are put to base and tuned alone", "dim")
-        yield from _verdicts(self.results, self.tasks)
-
-    def _table(self, detail: int) -> Table:
-        results, tasks = self.results, self.tasks
-        splits = len({result.get("split", "") for result in results}) > 1
-        table = Table(box=box.SIMPLE_HEAD, pad_edge=False, header_style="dim", padding=(0, 1, 0, 0))
-        for heading in ["model", *(["rows"] if splits else [])]:
-            table.add_column(heading, no_wrap=True)
-        for heading in ("loss", "perplexity"):
-            table.add_column(heading, justify="right", no_wrap=True)
-        for task in tasks:
-            table.add_column(f"{task} of {_questions(results, task):,}", no_wrap=True)
-        best_loss = min((r["loss"] for r in results if r.get("loss") is not None), default=None)
-        for result in results:
-            name, loss = result["model"], result.get("loss")
-            best = len(results) > 1 and loss is not None and loss == best_loss
-            table.add_row(
-                Text(visible(name), "bold" if name in ("base", "tuned") else ""),
-                *([result.get("split", "")] if splits else []),
-                _number(loss, ".3f", best=best),
-                _number(result.get("perplexity"), ".2f", best=best),
-                *(_score(result.get("tasks", {}).get(task), _best_score(results, task), detail) for task in tasks),
-            )
-        return table
-
-
-def _questions(results: Sequence[dict[str, Any]], task: str) -> int:
-    return next((r["tasks"][task].get("n", 0) for r in results if task in r.get("tasks", {})), 0)
-
-
-def _number(value: float | None, spec: str, *, best: bool) -> Text:
-    if value is None:
-        return Text("–  ", "dim")
-    return Text(f"{value:,{spec}} {'◆' if best else ' '}", "bold green" if best else "")
-
-
-def _best_score(results: Sequence[dict[str, Any]], task: str) -> float | None:
-    scores = [r["tasks"][task]["score"] for r in results if task in r.get("tasks", {})]
-    return max(scores) if len(scores) > 1 else None
-
-
-def _score(task: dict[str, Any] | None, best: float | None, detail: int) -> Text:
-    if task is None:
-        return Text("    –", "dim")
-    is_best = task["score"] == best
-    cell = Text(f"{words.percent(task['score']):>5} {'◆' if is_best else ' '} ", "bold green" if is_best else "")
-    if detail >= 2:
-        cell.append(bar(task["score"], 16) + " ", "not bold green" if is_best else "cyan")
-    if detail >= 1 and "interval" in task:
-        low, high = task["interval"]
-        cell.append(f"{100 * low:.0f}–{100 * high:.0f} %", "not bold dim")
-    return cell
-
-
 def bar(share: float, width: int) -> str:
     """A bar of ``width`` cells, filled to an eighth of a cell; the empty part is dotted."""
     eighths = round(min(max(share, 0.0), 1.0) * width * 8)
     filled = "█" * (eighths // 8) + (EIGHTHS[eighths % 8] if eighths % 8 else "")
     return filled + "·" * (width - len(filled))
-
-
-def _verdicts(results: Sequence[dict[str, Any]], tasks: Sequence[str]) -> list[Text]:
-    """Base against tuned in a sentence for each task: is the difference outside the intervals?"""
-    by_name = {result["model"]: result for result in results}
-    lines: list[Text] = []
-    for task in tasks:
-        base, tuned = (by_name.get(name, {}).get("tasks", {}).get(task) for name in ("base", "tuned"))
-        if not base or not tuned or "interval" not in base or "interval" not in tuned:
-            continue
-        change = f"{task}: {words.percent(base['score'])} → {words.percent(tuned['score'])}, "
-        chance = tuned.get("p_value", 1.0)
-        sure = f"exact McNemar test, {words.probability(chance)}"
-        if chance >= 0.05:
-            lines.append(Text(f"{change}not distinguishable at n = {tuned['n']:,}: {sure}", "yellow"))
-        elif tuned["score"] > base["score"]:
-            lines.append(Text(f"{change}better: {sure}", "green"))
-        else:
-            lines.append(Text(f"{change}worse: {sure}", "red"))
-    return lines
 
 
 # -- the report of prepare and check -------------------------------------------------------------

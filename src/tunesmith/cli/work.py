@@ -21,7 +21,7 @@ from tunesmith.cli.edge import CONTINUES, UsageError, two_interrupts
 from tunesmith.cli.fit_table import fit_table, fit_values
 from tunesmith.cli.init import CHOICES, Like, write_recipe
 from tunesmith.cli.proof_table import proof_table
-from tunesmith.cli.tables import ResultsTable, report_table, side_by_side, token_legend, token_rows
+from tunesmith.cli.tables import report_table, side_by_side, token_legend, token_rows
 from tunesmith.cli.teaching import taught_table
 from tunesmith.cli.view import View
 from tunesmith.errors import CheckFailed
@@ -107,6 +107,8 @@ def _show_outcome(console: Console, folder: RunFolder, outcome: dict[str, Any], 
     if "taught" in outcome:
         console.print(taught_table(outcome["taught"], str(folder.teacher)))
     elif "results" in outcome:
+        from tunesmith.cli.results_table import ResultsTable
+
         console.print(ResultsTable(outcome["results"]))
     elif stages == ("prepare",):
         console.print(report_table(outcome["report"], f"The files named here are in {folder.dataset}."))
@@ -156,6 +158,7 @@ def _program() -> str:
 
 def demo(path: Path, *, as_json: bool) -> None:
     """`tunesmith demo`: the whole road, then three questions that were kept out."""
+    from tunesmith.cli.results_table import ResultsTable
     from tunesmith.demo.demo import prepare_demo
     from tunesmith.stages import open_run
 

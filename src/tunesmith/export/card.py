@@ -11,6 +11,7 @@ from pathlib import Path, PureWindowsPath
 from typing import Any
 
 from tunesmith.errors import RunError
+from tunesmith.evaluation.verdict import verdict
 from tunesmith.export.base_model import base_id, is_quantized, licence_of, shown_name
 from tunesmith.export.usage import how_to_run
 from tunesmith.files import file_hash, read_json
@@ -18,6 +19,11 @@ from tunesmith.run import RunFolder
 from tunesmith.settings import Recipe
 
 NOT_MEASURED = "not measured"
+BENEATH = (
+    "In brackets the 95 % interval and the number of questions. Better and worse are said where a paired test tells",
+    "them from chance, 5 in 100; answers about one document count together.",
+)
+"""What the scores and the sentences beneath them mean."""
 
 
 @dataclass(frozen=True)
@@ -135,7 +141,9 @@ def _scores(results: list[dict[str, Any]], kind: str) -> str:
         cells += [_score(result.get("tasks", {}).get(task)) for task in tasks]
         lines.append(f"| {name} | {' | '.join(cells)} |")
     if tasks:
-        lines += ["", "In brackets the 95 % interval and the number of questions.", *_verdicts(base, tuned, tasks)]
+        lines += ["", *BENEATH]
+    said = [sentence.text for sentence in verdict(results) if sentence.about != "checkpoints"]
+    lines += ["", *(f"- {text}" for text in said)] if said else []
     if kind in ("gguf", "mlx"):
         lines += ["", "Measured with the adapter on the base as it was trained, not with the files here."]
     return "\n".join(lines)
@@ -146,30 +154,11 @@ def _number(value: float | None, spec: str) -> str:
 
 
 def _score(task: dict[str, Any] | None) -> str:
-    if task is None or "score" not in task:
+    if task is None or task.get("score") is None:
         return NOT_MEASURED
     low, high = task.get("interval") or (None, None)
     interval = f"{100 * low:.1f}–{100 * high:.1f} %" if low is not None and high is not None else "no interval"
     return f"{100 * task['score']:.1f} % ({interval}, n = {task.get('n', 0):,})"
-
-
-def _verdicts(base: dict[str, Any], tuned: dict[str, Any], tasks: list[str]) -> list[str]:
-    lines = []
-    for task in tasks:
-        before, after = base.get("tasks", {}).get(task), tuned.get("tasks", {}).get(task)
-        if not before or not after or "p_value" not in after:
-            continue
-        p = after["p_value"]
-        how = f"exact McNemar test, {f'p = {p:.2g}' if p >= 1e-4 else 'p < 0.0001'}"
-        if p >= 0.05:
-            lines.append(f"On {task} the two cannot be told apart ({how}).")
-        else:
-            lines.append(f"On {task} the tuned model is {_than(before, after)} ({how}).")
-    return lines
-
-
-def _than(before: dict[str, Any], after: dict[str, Any]) -> str:
-    return "better than the base" if after["score"] > before["score"] else "worse than the base"
 
 
 def _proof(proof: Any, files: Sequence[Path]) -> str:
