@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections import Counter
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -12,7 +13,7 @@ from tunesmith.dataset.similar import normal
 from tunesmith.evaluation.general import FILE, General, by_kind
 
 ITEMS: list[dict[str, Any]] = [json.loads(line) for line in FILE.read_bytes().decode("utf-8").splitlines()]
-KNOWLEDGE = [item for item in ITEMS if item["kind"] == "knowledge"]
+CHOSEN = [item for item in ITEMS if item["kind"] == "knowledge"]
 GENERAL = General()
 QUESTIONS = {question.id: question for question in GENERAL.questions([])}
 
@@ -44,17 +45,17 @@ def test_every_item_is_short_enough_to_be_asked_quickly() -> None:
 
 
 def test_four_different_choices_and_the_answer_is_one_of_them() -> None:
-    for item in KNOWLEDGE:
+    for item in CHOSEN:
         assert len({normal(choice) for choice in item["choices"]}) == 4, item["id"]
         assert item["answer"] in item["choices"], item["id"]
 
 
-def test_neither_the_first_nor_the_longest_nor_the_shortest_choice_is_a_good_guess() -> None:
+def test_no_choice_is_a_good_guess_by_its_place_or_its_length() -> None:
+    guesses: list[Callable[[list[str]], str]] = [lambda c, at=place: c[at] for place in range(4)]
     for language in ("en", "zh"):
-        items = [item for item in KNOWLEDGE if item["language"] == language]
-        for guess in (lambda c: c[0], lambda c: c[3], lambda c: max(c, key=len), lambda c: min(c, key=len)):
-            right = sum(guess(item["choices"]) == item["answer"] for item in items)
-            assert 0.12 < right / len(items) < 0.38, (language, right)
+        items = [item for item in CHOSEN if item["language"] == language]
+        for guess in (*guesses, lambda c: max(c, key=len), lambda c: min(c, key=len)):
+            assert 0.12 < sum(guess(item["choices"]) == item["answer"] for item in items) / len(items) < 0.38
 
 
 def test_no_number_that_is_asked_for_stands_in_its_question() -> None:
@@ -69,7 +70,7 @@ def test_each_instruction_is_kept_by_its_example_and_not_by_silence_or_chatter()
     for item in ITEMS:
         if item["kind"] == "instruction":
             question = QUESTIONS[item["id"]]
-            if "one_of" in item["rule"] and "capitals" not in item["rule"]:
+            if item["rule"].keys() in ({"one_of"}, {"any"}):
                 assert GENERAL.grade(question, question.reference).right, item["id"]
             assert not GENERAL.grade(question, "").right, item["id"]
             assert not GENERAL.grade(question, chatter).right, item["id"]
@@ -78,7 +79,10 @@ def test_each_instruction_is_kept_by_its_example_and_not_by_silence_or_chatter()
 @pytest.mark.parametrize(
     ("question", "kept", "broken"),
     [
-        ("Answer only yes or no: is fire hot", ["Yes.", "**yes**"], ["Yes, it is hot.", "no"]),
+        ("What color is the sky", ["Blue.", "It is **blue** today."], ["Red", "The bluebird", "SELECT color FROM sky"]),
+        ("Do cats have wings", ["No.", "**No**, they do not."], ["Cats have no wings.", "Not at all", "Yes"]),
+        ("Name a fruit", ["A fruit: mango!", "Apples"], ["pineapples-like", "Chair"]),
+        ("Repeat this word", ["Banana.", '"banana"'], ["The word is banana."]),
         ('Write the word "hello" in capital', ["HELLO", '"HELLO"'], ["Hello", "HELLO WORLD"]),
         ("Name three things that you can eat", ["BREAD, RICE, EGGS"], ["Bread, rice, eggs", "BREAD"]),
         ("Describe summer in exactly three", ["Hot, bright, long."], ["Hot and bright.\nLong days."]),
@@ -87,9 +91,10 @@ def test_each_instruction_is_kept_by_its_example_and_not_by_silence_or_chatter()
         ("Answer as JSON", ['{"color": "green"}', '```json\n{"color": "Green"}\n```'], ['{"color": "red"}', "green"]),
         ('Write a JSON object with the key "name"', ['{"name": "Anna"}'], ['{"name": "Anna", "age": 3}', '["Anna"]']),
         ("Ask me a short question", ["How are you?", "“How are you?”"], ["How are you", "Question? No."]),
-        ('Begin your answer with the word "Sure"', ["Sure, I like pears."], ["I like pears, sure."]),
         ("Name an animal that is neither", ["Horse"], ["Dog", "a horse"]),
-        ("只回答“是”或“不是”", ["是", "是。"], ["不是", "是的，火很热"]),
+        ("鱼会开汽车吗", ["不会。", "不会，鱼没有手。"], ["会", "鱼不会开汽车"]),
+        ("“大”的反义词", ["小", "是“小”。"], ["矮"]),
+        ("只回答“对”或“错”", ["对", "对。"], ["错", "对的，一年有十二个月"]),
         ("列出三种动物", ["猫\n狗\n鸟"], ["猫、狗、鸟"]),
         ('写一个JSON对象，键是"name"', ['{"name": "小明"}'], ["小明"]),
         ("人为什么要睡觉", ["因为身体需要休息。"], ["因为人的身体和大脑都需要得到充分的休息。"]),
@@ -109,10 +114,10 @@ def test_the_last_number_that_the_question_does_not_have_is_the_answer() -> None
     assert not any(grade("What is 3 plus 4", answer) for answer in ("seven", "", "3 plus 4", "7 or 8", "3.7"))
 
 
-def test_knowledge_is_asked_by_likelihood_and_the_rest_with_few_tokens() -> None:
+def test_what_has_choices_is_asked_by_likelihood_and_the_rest_with_few_tokens() -> None:
     for item in ITEMS:
         question = QUESTIONS[item["id"]]
-        assert (len(question.choices), question.limit is None) == ((4, True) if item in KNOWLEDGE else (0, False))
+        assert (len(question.choices), question.limit is None) == ((4, True) if item in CHOSEN else (0, False))
         assert question.cluster == question.id
     capital = QUESTIONS[ask("What is the capital of France")]
     assert [GENERAL.grade(capital, choice).score for choice in ("Paris", "London")] == [1.0, 0.0]

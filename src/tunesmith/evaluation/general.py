@@ -1,7 +1,7 @@
 """What may be forgotten: 301 small questions that have nothing to do with anybody's data, asked before and after.
 
 They were written for this project and are in no data set: sums and little stories with one; common knowledge, four
-choices each; instructions whose keeping a rule can check. Half of them in English, half in Chinese.
+choices each; instructions whose keeping a rule can check. Half of them are in English, half in Chinese.
 """
 
 from __future__ import annotations
@@ -24,15 +24,16 @@ FILE = Path(__file__).with_name("general.jsonl")
 Kind = Literal["arithmetic", "knowledge", "instruction"]
 _KINDS: dict[str, Kind] = {"math": "arithmetic", "know": "knowledge", "inst": "instruction"}
 """By how their ids begin."""
-_LIMITS: dict[Kind, int] = {"arithmetic": 24, "instruction": 40}
-"""Tokens of an answer: enough for every right one in the tokenizers of all families, and for little talk around it."""
+_LIMITS: dict[Kind, int] = {"arithmetic": 32, "instruction": 40}
+"""Tokens of an answer: enough for a right one in the tokenizers of all families, and for a little talk around it."""
 _ASKED = {
     ("arithmetic", "en"): " Answer with the number only.",
     ("arithmetic", "zh"): "只写数字。",
     ("knowledge", "en"): " Answer in a few words.",
     ("knowledge", "zh"): "用几个字回答。",
 }
-"""What is said behind a question: without it the likeliest answer is a sentence, and no choice is one."""
+"""What is said behind a question: without it the likeliest answer is a sentence, and no choice is one. The starter
+model knows 43 % of the choices with it, 39 % without."""
 
 
 @dataclass(frozen=True)
@@ -60,8 +61,9 @@ class Item:
 
     @property
     def example(self) -> str:
-        """An answer that keeps to the rule, or the rule where there are too many to name one."""
-        return self.rule["one_of"][0] if "one_of" in self.rule else json.dumps(self.rule, ensure_ascii=False)
+        """What keeps to the rule, or the rule where that cannot be said by one word."""
+        words = self.rule.get("one_of") or self.rule.get("any")
+        return words[0] if words else json.dumps(self.rule, ensure_ascii=False)
 
 
 class General:
@@ -77,10 +79,10 @@ class General:
 
     def grade(self, question: Question, answer: str) -> Verdict:
         item = self._items[question.id]
-        if item.kind == "knowledge":
+        if item.choices:
             right = answer == item.answer
             return Verdict(float(right), "right choice" if right else "another choice")
-        if item.kind == "arithmetic":
+        if item.answer:
             return _grade_number(item, answer)
         broken = next((name for name, wanted in item.rule.items() if not _RULES[name](answer, wanted)), "")
         return Verdict(float(not broken), f"not kept: {broken.replace('_', ' ')}" if broken else "kept")
@@ -106,7 +108,7 @@ _FENCE = re.compile(r"```\w*\s*(.*?)\s*```", re.DOTALL)
 
 def _grade_number(item: Item, answer: str) -> Verdict:
     """By the last number that the question does not have: "120 minutes are in 2 hours" and "3 + 4 = 7" are answers
-    too. No item's answer stands in its question."""
+    too. No sum's answer stands in its question."""
     given = _numbers(item.question)
     said = [number for number in _numbers(answer) if number not in given]
     if not said:
@@ -143,11 +145,22 @@ def _is_json(answer: str, wanted: dict[str, list[str]]) -> bool:
     )
 
 
+def _says(answer: str, words: list[str]) -> bool:
+    """Whether one of the words stands in it; of Latin letters, as a word."""
+    said = f" {_plain(answer)} "
+    return any((f" {word} " if word.isascii() else word) in said for word in words)
+
+
+def _starts(answer: str, word: str) -> bool:
+    return f"{_plain(answer)} ".startswith(f"{word} " if word.isascii() else word)
+
+
 _RULES: dict[str, Callable[[str, Any], bool]] = {
+    "any": _says,
     "one_of": lambda answer, texts: _plain(answer) in map(_plain, texts),
     "contains": lambda answer, texts: all(text in _bare(answer) for text in texts),
     "without": lambda answer, texts: not any(text in _bare(answer) for text in texts),
-    "starts": lambda answer, text: _bare(answer).startswith(text),
+    "starts": _starts,
     "ends": lambda answer, text: _bare(answer).endswith(text),
     "words": lambda answer, limits: limits[0] <= len(_WORD.findall(answer)) <= limits[1],
     "lines": lambda answer, count: sum(bool(line.strip()) for line in answer.splitlines()) == count,

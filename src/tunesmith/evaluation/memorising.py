@@ -18,9 +18,11 @@ from tunesmith.sources.example import Example
 
 SEED = 16
 """Words (Chinese: characters) of the runs that are looked for; longer ones are made of these. A power of two."""
-LEAST = 48
-"""What a run must weigh to count as copied, a word 3 and a Chinese character 2: 16 words, or 24 characters, one or two
-sentences."""
+LEAST = 60
+"""What a run must weigh to count as copied, a word 3 and a Chinese character 2: 20 words, or 30 characters. With 16
+words 12 % of 50 blog articles "copied" from 150 others (headers, links); with 20 none did, and none of 300 answers each
+of Alpaca in English, in Chinese, and of a television character. Of rows recited as they are it finds 77, 82 and 28 %
+there (the others are shorter), and 92 % of the articles."""
 PHRASE = 3
 """A run that stands in more different training answers than these is a phrase of the data (a greeting, a licence, the
 beginning of a query): who learned to use it recites no row."""
