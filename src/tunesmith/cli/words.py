@@ -23,6 +23,11 @@ def rate(value: float) -> str:
     return f"{mantissa}e{int(exponent)}" if value else "0"
 
 
+def money(amount: float) -> str:
+    """12.50, and 0.0042 of a teacher that asks for little."""
+    return f"{amount:.4f}" if 0 < amount < 0.1 else f"{amount:.2f}"
+
+
 def percent(share: float) -> str:
     """0.862 as 86 %."""
     return f"{100 * share:.0f} %"
