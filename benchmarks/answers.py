@@ -84,7 +84,9 @@ class Alone:
         return time.monotonic() - began
 
 
-def answer(model: Path, precision: Any, prompts: list[list[int]], stop: frozenset[int]) -> tuple[list[list[int]], float]:
+def answer(
+    model: Path, precision: Any, prompts: list[list[int]], stop: frozenset[int]
+) -> tuple[list[list[int]], float]:
     """As the stage "evaluate" does it."""
     from tunesmith.engines.base import iterate_by_length
     from tunesmith.engines.choose import open_engine
@@ -95,7 +97,9 @@ def answer(model: Path, precision: Any, prompts: list[list[int]], stop: frozense
     answers: list[list[int]] = [[] for _ in prompts]
     began = time.monotonic()
     for part in iterate_by_length([len(p) for p in prompts], EvaluateSettings().batch):
-        for i, one in zip(part, engine.generate([prompts[i] for i in part], max_new_tokens=LIMIT, stop=stop), strict=True):
+        for i, one in zip(
+            part, engine.generate([prompts[i] for i in part], max_new_tokens=LIMIT, stop=stop), strict=True
+        ):
             answers[i] = one.ids
     return answers, time.monotonic() - began
 

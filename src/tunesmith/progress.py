@@ -26,8 +26,8 @@ class Progress:
     """One line of ``progress.jsonl``; only what applies is set.
 
     loss is nats per learned token; tokens_per_second counts no padding; memory and seconds
-    (seconds left) are bytes and seconds. Of a teacher: failed are questions that became no row; spent and
-    money_left are in the currency of the recipe's price.
+    (seconds left) are bytes and seconds. Of a teacher: failed are questions that became no row; spent, and
+    money_left (what is still to be spent), are in the currency of the recipe's price.
     """
 
     event: Event

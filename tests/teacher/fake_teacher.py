@@ -11,6 +11,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from http import HTTPStatus
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from itertools import pairwise
 from typing import Any
@@ -78,7 +79,9 @@ class FakeTeacher:
         schemas: bool = True,
     ) -> None:
         self.write, self.plan, self.seconds, self.key, self.schemas = write, plan, seconds, key, schemas
-        self.models = [{"id": MODEL}]
+        self.models: list[dict[str, Any]] = [{"id": MODEL}]
+        self.pages: dict[str, Any] = {}
+        """What stands at other addresses than those of OpenAI's protocol."""
         self.retry_after = "0"
         self.usage = True
         self.seen: list[dict[str, Any]] = []
@@ -99,6 +102,7 @@ class FakeTeacher:
 
         class Handler(BaseHTTPRequestHandler):
             protocol_version = "HTTP/1.1"
+            disable_nagle_algorithm = True
 
             def log_message(self, format: str, *args: Any) -> None: ...
 
@@ -124,14 +128,17 @@ class FakeTeacher:
 
     def get(self, handler: BaseHTTPRequestHandler) -> None:
         if handler.path == "/v1/models":
-            send(handler, 200, {"object": "list", "data": self.models})
-        else:
-            send(handler, 404, {"error": {"message": "not found"}})
+            return send(handler, 200, {"object": "list", "data": self.models})
+        return self._other(handler)
+
+    def _other(self, handler: BaseHTTPRequestHandler) -> None:
+        page = self.pages.get(handler.path.partition("?")[0])
+        send(handler, 404 if page is None else 200, page or {"error": {"message": "File Not Found"}})
 
     def post(self, handler: BaseHTTPRequestHandler) -> None:
         body = handler.rfile.read(int(handler.headers["Content-Length"]))
         if handler.path != "/v1/chat/completions":
-            return send(handler, 404, {"error": {"message": "File Not Found"}})
+            return self._other(handler)
         if self.key and handler.headers.get("Authorization") != f"Bearer {self.key}":
             said = handler.headers.get("Authorization", "none").removeprefix("Bearer ")
             return send(handler, 401, {"error": {"message": f"Incorrect API key provided: {said}"}})
@@ -201,14 +208,11 @@ def _malformed(asked: Any) -> str:
 
 
 def send(handler: BaseHTTPRequestHandler, status: int, body: Any, headers: dict[str, str] | None = None) -> None:
+    """One write: a head that is sent before its body would wait for the client's system to acknowledge it, 40 ms."""
     data = body if isinstance(body, bytes) else json.dumps(body).encode()
-    handler.send_response(status)
-    handler.send_header("Content-Type", "application/json")
-    handler.send_header("Content-Length", str(len(data)))
-    for name, value in (headers or {}).items():
-        handler.send_header(name, value)
-    handler.end_headers()
-    handler.wfile.write(data)
+    fields = {"Content-Type": "application/json", "Content-Length": len(data), **(headers or {})}
+    head = "".join(f"{name}: {value}\r\n" for name, value in fields.items())
+    handler.wfile.write(f"HTTP/1.1 {status} {HTTPStatus(status).phrase}\r\n{head}\r\n".encode() + data)
 
 
 @contextmanager

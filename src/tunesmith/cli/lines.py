@@ -109,9 +109,9 @@ def asked(progress: Progress) -> str:
     if progress.seconds_left:
         parts.append(f"about {words.duration(progress.seconds_left)} left")
     if progress.spent is not None:
-        parts.append(f"{progress.spent:.2f} spent")
+        parts.append(f"{words.money(progress.spent)} spent")
     if progress.money_left is not None:
-        parts.append(f"{progress.money_left:.2f} left")
+        parts.append(f"about {words.money(progress.money_left)} to come")
     return ", ".join(parts)
 
 

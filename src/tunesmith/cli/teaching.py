@@ -41,7 +41,7 @@ def taught_table(report: dict[str, Any], place: str) -> RenderableType:
     for fault, count in report["unread"].items():
         grid.add_row("not read", f"{count:,}", Prose(visible(fault), "yellow"))
     tokens = report["tokens"]
-    spent = f", {report['money']:.2f} spent" if report["money"] else ""
+    spent = f", {words.money(report['money'])} spent" if report["money"] else ""
     grid.add_row("replies", f"{report['replies']:,}", Prose(f"{tokens['in'] + tokens['out']:,} tokens{spent}", "dim"))
     return Group(Text(), grid, Text(), Text(f"The rows, what became none, and every reply are in {place}.", "dim"))
 
@@ -76,7 +76,9 @@ def dry_run(path: Path, run: Path | None, overrides: dict[str, Any], *, as_json:
     )
     price = recipe.teacher.price
     if price.input or price.output:
-        console.print(f"about {money:.2f}, at {price.input:g} and {price.output:g} for a million", soft_wrap=True)
+        console.print(
+            f"about {words.money(money)}, at {price.input:g} and {price.output:g} for a million", soft_wrap=True
+        )
     if replies:
-        console.print(f"{words.how_many(replies, 'reply').replace('replys', 'replies')} of an earlier start are there "
-                      "already; what they answer costs nothing", soft_wrap=True)  # fmt: skip
+        there = "1 reply of an earlier start is" if replies == 1 else f"{replies:,} replies of an earlier start are"
+        console.print(f"{there} there already; what was answered costs nothing", soft_wrap=True)

@@ -19,6 +19,7 @@ from tunesmith.cli import words
 from tunesmith.cli.console import standard_output, visible
 from tunesmith.cli.lines import Lines, asked, fits, measured
 from tunesmith.cli.plot import BEST, MARK, loss_plot
+from tunesmith.cli.prose import Prose
 from tunesmith.cli.state import ProgressState
 from tunesmith.cli.tables import hanging
 from tunesmith.progress import Progress
@@ -172,13 +173,15 @@ class View:
         message = visible(working.message) or "working"
         if not working.total:
             return self._spinning(message)
-        return Group(self._spinning(message), self._bar(working.done or 0, working.total, _left(self.state.working_left)))
+        return Group(
+            self._spinning(message), self._bar(working.done or 0, working.total, _left(self.state.working_left))
+        )
 
     def _asking(self, now: Progress) -> list[RenderableType]:
         """A teacher: how far it is, and what it wrote last."""
-        left = _left(now.seconds_left or None)
-        parts: list[RenderableType] = [self._bar(now.done or 0, max(1, now.total or 0), left)]
-        parts.append(self._spinning(asked(now)))
+        readings = Table.grid(padding=(0, 1))
+        readings.add_row(self._spinner, Prose(asked(now), "dim"))  # over two lines, where one would cut the money off
+        parts: list[RenderableType] = [self._bar(now.done or 0, max(1, now.total or 0), ""), readings]
         for mark, text in (("?", now.question), ("=", now.answer)):
             if text:
                 line = Text(f"{mark} {visible(' '.join(text.split()))}", "dim", no_wrap=True, overflow="ellipsis")

@@ -24,3 +24,8 @@ def rate(value: float) -> str:
     """A learning rate without a padded exponent: 1.2e-4."""
     mantissa, _, exponent = f"{value:.1e}".partition("e")
     return f"{mantissa}e{int(exponent)}" if value else "0"
+
+
+def money(amount: float) -> str:
+    """12.50, and 0.0042 of a teacher that asks for little."""
+    return f"{amount:.4f}" if 0 < amount < 0.1 else f"{amount:.2f}"

@@ -82,7 +82,10 @@ def drive(folder: RunFolder, recipe: Recipe, console: Console, *, stages: tuple[
     if stop() and not finished:
         at = f" after step {last.step:,}" if last and last.step else ""
         stage = last.stage if last else ""
-        again = {"prepare": "the same command prepares again", "export": "finished files stay; the same command goes on"}
+        again = {
+            "prepare": "the same command prepares again",
+            "export": "finished files stay; the same command goes on",
+        }
         raise KeyboardInterrupt(f"stopped{at}; {again.get(stage, CONTINUES)}")
 
 

@@ -47,7 +47,9 @@ class Tokens:
         """At most so many of the sequences, evenly spread over all of them, in memory."""
         taken = np.unique(np.linspace(0, len(self) - 1, min(count, len(self))).astype(int)) if len(self) else []
         pieces = [self._packed[self._ends[i] - self.lengths[i] : self._ends[i]] for i in taken]
-        places = np.stack([np.cumsum([len(p) for p in pieces]), self.rows[taken]], 1) if pieces else np.empty((0, 2), int)
+        places = (
+            np.stack([np.cumsum([len(p) for p in pieces]), self.rows[taken]], 1) if pieces else np.empty((0, 2), int)
+        )
         return Tokens(np.concatenate([np.empty(0, np.uint32), *pieces]), places)
 
     @classmethod

@@ -176,7 +176,9 @@ class Decoder:
             cos, sin = turns[self.arch.rope_of(i)]
             layer = self.layer(i)
             qkv = self._queries(x, i, layer, updates).view(count, n, -1, self.arch.head_dim).transpose(1, 2)
-            q, k = turn(qkv[:, :-groups], cos, sin, qkv.new_empty(qkv[:, :-groups].shape)).split([self.arch.heads, groups], 1)
+            q, k = turn(qkv[:, :-groups], cos, sin, qkv.new_empty(qkv[:, :-groups].shape)).split(
+                [self.arch.heads, groups], 1
+            )
             keys, values = cache.put(i, rows, starts, k, qkv[:, -groups:])
             o = F.scaled_dot_product_attention(
                 q, keys, values, attn_mask=masks[self.arch.windows[i]], scale=self.arch.query_scale, enable_gqa=True

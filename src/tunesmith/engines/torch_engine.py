@@ -303,6 +303,7 @@ class TorchEngine:
                  on_token: Callable[[int, int], None] | None = None) -> list[Generation]:  # fmt: skip
         if not all(prompts):
             raise EngineError("a prompt to continue has no tokens; give it at least one")
+
         def answer(rows: list[int]) -> dict[int, Generation]:
             taken, pick = [prompts[row] for row in rows], Picker(temperature, seed)
             return write(self.slots(adapter=adapter), rows, taken, pick, max_new_tokens, stop, on_token)

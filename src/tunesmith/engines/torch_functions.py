@@ -110,7 +110,9 @@ class Attention(Function):
         turned = turn(qkv[:, :-groups], *turns, qkv.new_empty(len(qkv), heads + groups, qkv.shape[2]))
         out, kept = _unwritten(qkv, (len(qkv), heads, qkv.shape[2]), where), []
         for places in where:
-            laid = [_laid_out(x, places.block, groups) for x in (turned[:, :heads], turned[:, heads:], qkv[:, -groups:])]
+            laid = [
+                _laid_out(x, places.block, groups) for x in (turned[:, :heads], turned[:, heads:], qkv[:, -groups:])
+            ]
             found = torch.empty_like(laid[0])
             for part, tall in _parts(laid[0], places.mask):
                 p = _probabilities(laid[0][part], laid[1][part], tall, scale)

@@ -177,9 +177,7 @@ class Evaluation:
             found["gain"] = compare(shares, base, self.test.clusters).to_json()
         return found
 
-    def _row_losses(
-        self, candidate: Candidate, part: str, rows: Tokens
-    ) -> tuple[np.ndarray, np.ndarray]:
+    def _row_losses(self, candidate: Candidate, part: str, rows: Tokens) -> tuple[np.ndarray, np.ndarray]:
         key = Kept.key("loss", candidate.identity, self.engine.name, self.engine.precision, self.dataset, part)
         if key not in self._kept:
             what = "loss" if part == "test" else "loss of rows that it learned"

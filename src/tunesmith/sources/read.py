@@ -13,6 +13,7 @@ from tunesmith.hubs.download import OnProgress
 from tunesmith.hubs.repository import is_hub
 from tunesmith.settings import SourceTable
 from tunesmith.sources import blog_index, documents, folder, registry, rows, tables, wikisql
+from tunesmith.sources.arrays import Form
 from tunesmith.sources.document import Unread
 from tunesmith.sources.example import Example, Origin
 from tunesmith.sources.hub import fetched
@@ -27,14 +28,15 @@ NO_KIND = (
 )
 
 
-def read_source(source: SourceTable, start: Path) -> Iterator[Item]:
-    """Everything that the source names, at most ``source.limit``; relative paths begin at ``start``.
+def read_source(source: SourceTable, start: Path, form: Form | None = None) -> Iterator[Item]:
+    """Everything that the source names, at most ``source.limit``; relative paths begin at ``start``, and ``form`` reads
+    rows otherwise than `forms.read_row` does.
 
     A large file of lines comes in blocks, for several processes to read. Raises `SourceError` when
     something named is not there, `RecipeError` when settings do not go together.
     """
     _check(source)
-    items = _read(source, start)
+    items = _read(source, start, form)
     return islice(items, source.limit) if source.limit else items
 
 
@@ -86,7 +88,7 @@ def _check(source: SourceTable) -> None:
         raise RecipeError(f'{source.path}: a source of kind "wikisql" needs tables = "…"')
 
 
-def _read(source: SourceTable, start: Path) -> Iterator[Item]:
+def _read(source: SourceTable, start: Path, form: Form | None) -> Iterator[Item]:
     (path, entry), name = _place(source, start), source.path
     if source.kind == "wikisql":
         yield from wikisql.read_wikisql(path, start / (source.tables or ""), name)
@@ -95,7 +97,7 @@ def _read(source: SourceTable, start: Path) -> Iterator[Item]:
     elif entry:
         yield from registry.read_registered(path, entry, name)
     elif path.is_dir():
-        yield from _folder(source, path, name)
+        yield from _folder(source, path, name, form)
     else:
         with source_errors(path):
             path.stat()  # what is named must be there; what is wrong inside it goes to quarantine
@@ -103,10 +105,10 @@ def _read(source: SourceTable, start: Path) -> Iterator[Item]:
             raise SourceError(f"{path} is neither a file nor a folder; name one")
         if not os.access(path, os.R_OK):
             raise SourceError(f"{path} cannot be read; check its permissions")
-        yield from _file(source, path, name)
+        yield from _file(source, path, name, form)
 
 
-def _folder(source: SourceTable, path: Path, name: str) -> Iterator[Item]:
+def _folder(source: SourceTable, path: Path, name: str, form: Form | None) -> Iterator[Item]:
     found = list(folder.walk(path, name))
     if source.columns and source.kind == "auto" and all(_is_document(item) for item in found):
         raise RecipeError(f"{source.path}: columns goes with rows, and the folder holds none")
@@ -119,7 +121,7 @@ def _folder(source: SourceTable, path: Path, name: str) -> Iterator[Item]:
         elif source.kind != "documents" and item[0].parent in with_rows and _is_about(item[0]):
             yield Quarantined(Origin(item[1]), ABOUT_ROWS, documents.beginning(item[0]))
         else:
-            yield from _one_of_many(source, *item)
+            yield from _one_of_many(source, *item, form)
     if not found:
         raise SourceError(f"the folder {path} holds no files; put some into it, or name another")
 
@@ -148,24 +150,24 @@ def _is_document(item: tuple[Path, str] | Quarantined) -> bool:
     return isinstance(item, Quarantined) or item[0].suffix.lower() in documents.DOCUMENTS
 
 
-def _one_of_many(source: SourceTable, path: Path, name: str) -> Iterator[Item]:
+def _one_of_many(source: SourceTable, path: Path, name: str, form: Form | None) -> Iterator[Item]:
     """A file that stops the run when it is named is only quarantined when it lies in a folder."""
     try:
-        yield from _file(source, path, name)
+        yield from _file(source, path, name, form)
     except SourceError as error:
         yield Quarantined(Origin(name), without_path(error, path))
 
 
-def _file(source: SourceTable, path: Path, name: str) -> Iterator[Item]:
+def _file(source: SourceTable, path: Path, name: str, form: Form | None) -> Iterator[Item]:
     suffix = path.suffix.lower()
     if source.kind == "documents" or (source.kind == "auto" and suffix in documents.DOCUMENTS):
         yield Unread(path, name)
     elif source.kind == "taught":
         yield from rows.read_taught(path, name)
     elif suffix in tables.TABLES:
-        yield from tables.read_table(path, name, source.columns, source.table, source.query)
+        yield from tables.read_table(path, name, source.columns, source.table, source.query, form)
     elif source.kind == "rows" or suffix in ROWS:
-        yield from _rows(source, path, name)
+        yield from rows.read_formed(path, name, form) if form else _rows(source, path, name)
     else:
         yield Quarantined(Origin(name), NO_KIND)
 

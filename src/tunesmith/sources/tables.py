@@ -14,6 +14,7 @@ from typing import Any
 
 from tunesmith.errors import RecipeError, SourceError
 from tunesmith.settings import Column
+from tunesmith.sources.arrays import Form
 from tunesmith.sources.columns import plan_of
 from tunesmith.sources.csv_file import read_csv
 from tunesmith.sources.database import read_database
@@ -35,12 +36,13 @@ TRIED = 20
 """Rows that must all fail before a table is taken to have no columns that are known."""
 
 
-def read_table(path: Path, name: str, columns: Mapping[Column, str], table: str | None,
-               query: str | None) -> Iterator[Example | Quarantined]:  # fmt: skip
+def read_table(path: Path, name: str, columns: Mapping[Column, str], table: str | None, query: str | None,
+               form: Form | None = None) -> Iterator[Example | Quarantined]:  # fmt: skip
     """Every row of a table of the kinds in `TABLES`, in order; rows without any value are passed over.
 
-    ``table`` is a sheet or an SQLite table, ``query`` a SELECT for SQLite. Raises `SourceError` when the file
-    cannot be opened, when no column is recognised, and for a database that is locked or broken; `RecipeError`
+    ``table`` is a sheet or an SQLite table, ``query`` a SELECT for SQLite; ``form`` reads rows otherwise than
+    `read_row` does, and then a table of one column, which is a list, needs no header. Raises `SourceError` when the
+    file cannot be opened, when no column is recognised, and for a database that is locked or broken; `RecipeError`
     when ``table`` or ``query`` does not go with the file.
     """
     suffix = path.suffix.lower()
@@ -48,11 +50,15 @@ def read_table(path: Path, name: str, columns: Mapping[Column, str], table: str 
         raise RecipeError(f"{name}: query goes with an SQLite file, and instead of table")
     if table is not None and suffix not in SQLITE | {".xlsx"}:
         raise RecipeError(f"{name}: table goes with a workbook or an SQLite file")
+    read = form or partial(read_row, columns=columns)
+    is_known = partial(_recognised, columns=columns, form=read)
     try:
         with source_errors(path), path.open("rb") as file:
             refuse_pointer(file.read(64))
-        for found in _tables(path, suffix, table, query, partial(_recognised, columns=columns)):
-            yield from _examples(found, path, name, columns)
+        for found in _tables(path, suffix, table, query, is_known):
+            if form and not columns and suffix in TITLED and len(found.header) == 1:
+                found = _list(found, is_known(list(found.header)))
+            yield from _examples(found, path, name, columns, read)
     except Unreadable as reason:
         yield Quarantined(Origin(name), str(reason), beginning(path))
 
@@ -71,12 +77,29 @@ def _tables(
     raise SourceError(f"{path} is no table that is known; known are {', '.join(sorted(TABLES))}")
 
 
-def _examples(table: Table, path: Path, name: str, columns: Mapping[Column, str]) -> Iterator[Example | Quarantined]:
+def _list(table: Table, is_headed: bool) -> Table:
+    """A table of one column: what stands where the header should be, and is none, is a row; and a comma divides nothing
+    where there are no quotation marks."""
+    rows = map(_undivided, table.rows)
+    if is_headed:
+        return table._replace(rows=rows)
+    return table._replace(header=["question"], rows=chain([Row(1, table.header)], rows))
+
+
+def _undivided(row: Row) -> Row:
+    return row._replace(cells=[row.text]) if len(row.cells) > 1 and row.text and '"' not in row.text else row
+
+
+def _examples(
+    table: Table, path: Path, name: str, columns: Mapping[Column, str], form: Form
+) -> Iterator[Example | Quarantined]:
     """The table's rows. Where all would fail in the same way, that is said once, and not by each of them."""
     notes = list(_notes(table, columns))
-    read = (_example(row, table, name, columns, notes) for row in table.rows if row.reason or not is_blank(row.cells))
+    rows = (row for row in table.rows if row.reason or not is_blank(row.cells))
+    read = (_example(row, table, name, columns, notes, form) for row in rows)
     first = list(islice(read, TRIED))
-    if table.header and not any(isinstance(row, Example) for row in first) and not _recognised(table.header, columns):
+    failed = not any(isinstance(row, Example) for row in first)
+    if table.header and failed and not _recognised(table.header, columns, form):
         problem = (
             f"has no columns that are known; it has {', '.join(map(repr, table.header)) or 'none'}; "
             'name them with columns = {question = "…", answer = "…"}'
@@ -91,12 +114,12 @@ def _examples(table: Table, path: Path, name: str, columns: Mapping[Column, str]
         yield from chain(first, read)
 
 
-def _recognised(header: Sequence[str], columns: Mapping[Column, str]) -> bool:
+def _recognised(header: Sequence[str], columns: Mapping[Column, str], form: Form) -> bool:
     """Whether rows of this header have a form; what stands in their cells does not matter here."""
     if not set(columns.values()) <= set(header):
         return False
     try:
-        read_row(dict.fromkeys(header, "x"), Origin(""), columns)
+        form(dict.fromkeys(header, "x"), Origin(""))
     except Unreadable as reason:
         return not str(reason).startswith("no known form")
     return True
@@ -114,7 +137,7 @@ def _notes(table: Table, columns: Mapping[Column, str]) -> Iterator[str]:
 
 
 def _example(
-    row: Row, table: Table, name: str, columns: Mapping[Column, str], notes: Sequence[str]
+    row: Row, table: Table, name: str, columns: Mapping[Column, str], notes: Sequence[str], form: Form
 ) -> Example | Quarantined:
     origin = Origin(name, row.line, table.part)
     cells = dict(zip(table.header, row.cells, strict=False))
@@ -126,7 +149,7 @@ def _example(
             raise Unreadable(f"{cells_there} where the header has {len(table.header)}; mend the row")
         values = {key: _text(_value(cell, key)) for key, cell in cells.items()}
         _refuse_errors(values, columns)
-        example = read_row(values, origin, columns)
+        example = form(values, origin)
         return with_notes(example, notes) if notes else example
     except Unreadable as reason:
         whole = cells if len(cells) == len(row.cells) else row.cells  # not without what stands behind the header's end

@@ -17,7 +17,7 @@ from tunesmith.sources.text import hash_of
 if TYPE_CHECKING:
     from tunesmith.stages.work import Work
 
-TEACHING = 1
+TEACHING = 2
 """Counts up when teaching changes what it writes. What was answered before is in the journal all the same."""
 
 

@@ -13,6 +13,7 @@ from typing import Any
 
 from tunesmith.errors import TeacherError
 from tunesmith.settings import TeacherSettings
+from tunesmith.teacher.context import Context, find_context
 from tunesmith.teacher.refusals import explain, may_be_schema, said_by
 from tunesmith.teacher.request import Reply, Request, tokens_of
 
@@ -20,6 +21,8 @@ TRIES = 8
 """How often one request is sent before it is given up: with the pauses between, two minutes of a server's silence."""
 PROBES = 3
 FIRST_PAUSE, LONGEST_PAUSE = 0.5, 60.0
+LOOK = 10.0
+"""Seconds that a look at what a server says of itself may take."""
 LONGEST_WAIT = 600.0
 """Seconds that a server may ask to wait; a quota that returns tomorrow is told to the person instead."""
 PASSING = frozenset({408, 425, 429, 500, 502, 503, 504, 529})
@@ -174,24 +177,34 @@ class Client:
 
     # -- before any work -------------------------------------------------------------------------
 
-    def models(self) -> list[dict[str, Any]]:
-        """What the server says it has; empty when it does not say."""
+    def look(self, address: str, posted: Any = None) -> Any:
+        """The JSON at another address of the server, got, or answered to what is posted there; None without any."""
         import httpx2
 
         try:
-            answer = self._http.get(f"{self.url}/models")
-            data = answer.json()["data"] if answer.status_code == 200 else []
-            return [m for m in data if isinstance(m, dict) and isinstance(m.get("id"), str)]
-        except (httpx2.HTTPError, httpx2.InvalidURL, ValueError, KeyError, TypeError, UnicodeError):
-            return []
+            answer = self._http.request("GET" if posted is None else "POST", address, json=posted, timeout=LOOK)
+            return answer.json() if answer.status_code == 200 else None
+        except (httpx2.HTTPError, httpx2.InvalidURL, ValueError):
+            return None
+
+    def context(self, model: str) -> Context | None:
+        """How long a prompt and its reply may be together, if the server says so."""
+        return find_context(self.look, self.url, model)
+
+    def models(self) -> list[str]:
+        """What the server says it has; empty when it does not say."""
+        data = self.look(f"{self.url}/models")
+        entries = data.get("data") if isinstance(data, dict) else None
+        names = [entry.get("id") for entry in entries if isinstance(entry, dict)] if isinstance(entries, list) else []
+        return [name for name in names if isinstance(name, str)]
 
     def _models(self) -> str:
-        there = [m["id"] for m in self.models()]
+        there = self.models()
         return f"; it has {', '.join(there[:8])}{' …' if len(there) > 8 else ''}" if there else ""
 
     def only_model(self) -> str:
         """The name of the one model that is there. Raises `TeacherError` when there are several, or none is told."""
-        there = [m["id"] for m in self.models()]
+        there = self.models()
         if len(there) == 1:
             return there[0]
         if there:

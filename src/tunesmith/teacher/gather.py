@@ -55,8 +55,9 @@ class Gathering:
         self._lose(Lost("source", item.text[:SHOWN], item.reason, "", item.origin))
 
     def lose(self, lost: Lost) -> None:
-        """A question that was not asked at all, because it was there already."""
-        self.questions += 1
+        """What was not asked at all: a question that was there already, a passage that says nothing."""
+        self.questions += lost.what == "question"
+        self.units[lost.what] += lost.what != "question"
         self._lose(lost)
 
     def take(self, unit: Unit, items: list[Item] | None) -> None:

@@ -46,13 +46,6 @@ def listed(text: str) -> list[str]:
     return [m[1].strip() for m in _ITEM.finditer(without_thought(text))]
 
 
-def questions(text: str) -> list[str]:
-    """The questions in a reply: JSON in any usual shape, else a list."""
-    value = find_json(text)
-    found = [q for group in wordings(value) for q in group[:1]] if value is not None else []
-    return found or [tidy(item) for item in listed(text) if tidy(item)]
-
-
 def groups(text: str) -> list[list[str]]:
     """Questions in several wordings each; of a mere list, one wording each."""
     value = find_json(text)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from array import array
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,10 +10,15 @@ from typing import Any
 
 from tunesmith.errors import TeacherError
 from tunesmith.sources.quarantine import Quarantined
+from tunesmith.teacher.answers import Answer
+from tunesmith.teacher.context import Need
 from tunesmith.teacher.gather import question_hash
-from tunesmith.teacher.passages import Line, Passage, lines, passages
+from tunesmith.teacher.lines import Line, lines
+from tunesmith.teacher.passages import passages, says_something
+from tunesmith.teacher.questions import AskPassage, AskTopic
 from tunesmith.teacher.request import tokens_of
-from tunesmith.teacher.units import Answer, AskPassage, AskTopic, Lost, Teaching
+from tunesmith.teacher.teaching import Teaching
+from tunesmith.teacher.units import Lost
 
 ANSWER, QUESTION, VERDICT = 150, 25, 10
 """Tokens of an answer, a question and a verdict, to estimate by until there are some to count."""
@@ -36,10 +42,12 @@ def first_round(
         yield from answers(teaching, _readable(items, unread), lost)
         return
     for item in _readable(items, unread):
-        if isinstance(item, Passage):
+        if isinstance(item, Line):
+            yield from (AskTopic(teaching, item, begin) for begin in settings.start or ("",))
+        elif says_something(item.text):
             yield AskPassage(teaching, item)
         else:
-            yield from (AskTopic(teaching, item, begin) for begin in settings.start or ("",))
+            lost(Lost("passage", item.text, "almost no text", "", item.origin))
 
 
 def _readable(items: Iterator[Any], unread: OnUnread) -> Iterator[Any]:
@@ -66,7 +74,8 @@ def answers(teaching: Teaching, questions: Iterator[Line], lost: OnLost = _nothi
 class Estimate:
     """About what a plan takes, as far as it is known before anything is asked.
 
-    units: passages, topics or questions; prompts: the first ones, as they would be sent.
+    units: passages, topics or questions; prompts: the first ones, as they would be sent; need: of the longest
+    passage; of lines, which no setting bounds, on average.
     """
 
     units: int
@@ -74,33 +83,38 @@ class Estimate:
     tokens_in: int
     tokens_out: int
     prompts: list[str]
+    need: Need
 
 
 def estimate(teaching: Teaching, start: Path, shown: int = 3) -> Estimate:
     """Reads all sources, asks nothing. Raises `TeacherError` when there is nothing to ask about."""
-    settings, prompts = teaching.settings, list[str]()
-    units = requests = tokens_in = tokens_out = 0
-    for unit in first_round(teaching, start):
-        units += 1
+    settings, prompts, sizes, lost = teaching.settings, list[str](), array("I"), list[Lost]()
+    requests = tokens_in = tokens_out = passage = 0
+    for unit in first_round(teaching, start, lost=lambda one: None if lost else lost.append(one)):
         request = unit.request()
         if len(prompts) < shown:
             prompts.append(request.text)
-        tokens_in += tokens_of(request.text)
-        requests += 1
+        sizes.append(tokens_of(request.text))
         if isinstance(unit, Answer):
             tokens_out += ANSWER
             more = _about_answer(teaching, unit.reword)
         else:
-            text = unit.passage.text if isinstance(unit, AskPassage) else ""
+            text = unit.about.text if isinstance(unit, AskPassage) else ""
             wordings = settings.phrasings if isinstance(unit, AskPassage) else 1
             tokens_out += settings.questions * wordings * QUESTION
             answer = (1, tokens_of(text) + 2 * QUESTION, ANSWER)
             more = _times(settings.questions, _sum(answer, _about_answer(teaching, False, tokens_of(text))))
+            passage = max(passage, tokens_of(text))
         requests, tokens_in, tokens_out = _sum((requests, tokens_in, tokens_out), more)
-    if not units:
+    if not sizes:
         where = ", ".join(source.path for source in settings.sources)
-        raise TeacherError(f"teacher.sources: there is nothing to ask about in {where}; look into it, or name another")
-    return Estimate(units, requests, tokens_in, tokens_out, prompts)
+        why = ": no passage has more than headings, links and code" if lost else ""
+        raise TeacherError(
+            f"teacher.sources: there is nothing to ask about in {where}{why}; look into it, or name another"
+        )
+    requests, tokens_in = requests + len(sizes), tokens_in + sum(sizes)
+    need = Need(max(sizes) if passage else sum(sizes) // len(sizes), passage, settings.max_tokens)
+    return Estimate(len(sizes), requests, tokens_in, tokens_out, prompts, need)
 
 
 Three = tuple[int, int, int]

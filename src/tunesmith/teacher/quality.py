@@ -14,6 +14,7 @@ Fault = Literal[
     "not the JSON asked for", "empty", "cut off", "refused by the server",  # quarantined: nothing to be judged
     "refusal", "speaks as an AI", "mentions the text", "another language", "not in the passage", "judged wrong",
     "repeats a question", "nearly repeats a row", "repeats an answer", "the same question again", "repeats the prompt",
+    "almost no text",
 ]  # fmt: skip
 QUARANTINED: tuple[Fault, ...] = ("not the JSON asked for", "empty", "cut off", "refused by the server")
 ASKED_AGAIN: tuple[Fault, ...] = (*QUARANTINED[:3], "speaks as an AI", "mentions the text", "another language")

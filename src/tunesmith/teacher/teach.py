@@ -27,12 +27,14 @@ from tunesmith.settings import TeacherSettings
 from tunesmith.teacher import local
 from tunesmith.teacher.asking import Asking, Budget
 from tunesmith.teacher.client import Client, key_of
+from tunesmith.teacher.context import refuse_too_small
 from tunesmith.teacher.crew import Crew, in_order
 from tunesmith.teacher.gather import Gathering
 from tunesmith.teacher.journal import Journal
 from tunesmith.teacher.plan import Estimate, answers, estimate, first_round
 from tunesmith.teacher.prompts import Prompts
-from tunesmith.teacher.units import Found, Item, Lost, Taught, Teaching, Unit
+from tunesmith.teacher.teaching import Teaching
+from tunesmith.teacher.units import Found, Item, Lost, Taught, Unit
 
 EVERY = 1.0
 """Seconds between two events that say how far it is."""
@@ -59,7 +61,7 @@ class Teacher:
             self.budget = Budget(self.settings, self.journal)
             self.asking = Asking(self.journal, self.budget, self._connect)
             self.teaching = Teaching(self.settings, prompts, self._model)
-            known = estimate(self.teaching, self.start, 0)
+            known = self._known = estimate(self.teaching, self.start, 0)
             yield from self._ask(first_round(self.teaching, self.start), known.units, known.requests)
             if self.settings.way == "topics" and not self._halted:
                 found = list(self._found())
@@ -78,7 +80,7 @@ class Teacher:
     @cached_property
     def _client(self) -> Client:
         """A client of the server that is named; one of llama.cpp's when a file is."""
-        url = self.settings.url or self._open.enter_context(local.served(self._gguf, self.settings))
+        url = self.settings.url or self._open.enter_context(local.served(self._gguf, self.settings, self._known.need))
         client = Client(url, self.settings, self._halt, key_of(self.settings.key) if self.settings.url else None)
         self._open.callback(client.close)
         return client
@@ -90,10 +92,12 @@ class Teacher:
         return self.settings.model or self._client.only_model()
 
     def _connect(self) -> Client:
-        self._client.probe(self._model)
-        if self.settings.judge:
-            self._client.probe(self.settings.judge)
-        return self._client
+        client = self._client
+        for model in filter(None, (self._model, self.settings.judge)):
+            client.probe(model)
+            if self.settings.url:
+                refuse_too_small(client.context(model), f"{model} at {client.url}", self._known.need)
+        return client
 
     # -- asking ----------------------------------------------------------------------------------
 
@@ -139,10 +143,10 @@ class Teacher:
             seconds, speed = left * elapsed / asking.answered, asking.tokens_out / max(elapsed, 1e-6)
         spent = self.budget.money(journal.tokens_in, journal.tokens_out)
         money = None
-        if self.settings.most_money is not None:
-            money = max(0.0, self.settings.most_money - spent)
-        elif spent and len(journal):
+        if spent:
             money = left * spent / len(journal)
+            if (most := self.settings.most_money) is not None:
+                money = max(0.0, min(money, most - spent))
         return Progress(
             "asked", stage="teach", done=done, total=max(done, expected), failed=self._failed, tokens_per_second=speed,
             seconds_left=seconds, spent=spent or None, money_left=money, question=self._latest[0],
