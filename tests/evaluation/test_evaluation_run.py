@@ -74,17 +74,23 @@ DIES = [-1]
 def test_base_checkpoints_and_tuned_are_measured_by_the_same_questions(folder, tiny_model):
     go(folder, tiny_model)
     found = results(folder)
-    assert list(found)[0] == "base" and list(found)[-1] == "tuned" and len(found) > 3
+    assert next(iter(found)) == "base"
+    assert list(found)[-1] == "tuned"
+    assert len(found) > 3
     assert set(found["base"]["tasks"]) == {"exact", "contains"}
     assert "difference" not in found["base"]["tasks"]["exact"]
     difference = found["tuned"]["tasks"]["exact"]["difference"]
-    assert difference["verdict"] == "not distinguishable" and difference["n"] == found["base"]["tasks"]["exact"]["n"]
+    assert difference["verdict"] == "not distinguishable"
+    assert difference["n"] == found["base"]["tasks"]["exact"]["n"]
     assert found["tuned"]["gain"]["mean"] == pytest.approx(found["base"]["loss"] - found["tuned"]["loss"])
     assert "tasks" not in found["step-000003"]
-    assert found["base"]["general"]["n"] > 0 and "arithmetic" in found["base"]["general"]["by"]
-    assert "memorised" in found["tuned"] and "memorised" not in found["base"]
+    assert found["base"]["general"]["n"] > 0
+    assert "arithmetic" in found["base"]["general"]["by"]
+    assert "memorised" in found["tuned"]
+    assert "memorised" not in found["base"]
     page = (folder / "run/evaluation/report.html").read_text()
-    assert "What is in drawer" in page and "http://" not in page.replace("http://www.w3.org", "")
+    assert "What is in drawer" in page
+    assert "http://" not in page.replace("http://www.w3.org", "")
 
 
 def test_two_tasks_that_ask_the_same_are_answered_once(folder, tiny_model, asked):
@@ -114,8 +120,10 @@ def test_an_evaluation_that_was_killed_goes_on_behind_its_last_answer(folder, ti
 def test_with_retrieval_base_and_tuned_are_asked_once_more_with_passages(folder, tiny_model):
     go(folder, tiny_model, retrieval=2, forgetting=False)
     found = results(folder)
-    assert list(found)[:2] == ["base", "base+retrieval"] and list(found)[-2:] == ["tuned", "tuned+retrieval"]
-    assert "loss" not in found["base+retrieval"] and found["base+retrieval"]["tasks"]["exact"]["n"] > 0
+    assert list(found)[:2] == ["base", "base+retrieval"]
+    assert list(found)[-2:] == ["tuned", "tuned+retrieval"]
+    assert "loss" not in found["base+retrieval"]
+    assert found["base+retrieval"]["tasks"]["exact"]["n"] > 0
     samples = [json.loads(line) for line in (folder / "run/evaluation/samples.jsonl").read_text().splitlines()]
     assert any("A key with the number" in s["question"] for s in samples if s["model"] == "base+retrieval")
 

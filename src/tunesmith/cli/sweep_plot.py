@@ -10,8 +10,8 @@ from rich.cells import cell_len, set_cell_size
 from rich.text import Text
 
 from tunesmith.cli.console import visible
-from tunesmith.cli.page import harmless
 from tunesmith.cli.plot import BEST, MARK
+from tunesmith.pages.text import harmless
 from tunesmith.stages.grid import short_names, show
 
 Dot = tuple[float, str, bool]

@@ -10,7 +10,6 @@ import numpy as np
 from tunesmith.engines.mlx_decoder import Decoder
 from tunesmith.engines.writing import shared_beginning
 
-
 COLUMNS = 64
 """A cache grows by so many at once."""
 
@@ -47,25 +46,28 @@ class LayerCache:
 
     def update_and_fetch(self, keys: mx.array, values: mx.array) -> tuple[mx.array, mx.array]:
         """Take in what a layer computed, and give all of these rows so far."""
-        if self._keys is None or self._values is None:
+        self._keys, self._values = self._taken(self._keys, keys), self._taken(self._values, values)
+        end = max(self._starts) + keys.shape[2]
+        return self._keys[self._rows, :, :end], self._values[self._rows, :, :end]
+
+    def _taken(self, whole: mx.array | None, new: mx.array) -> mx.array:
+        if whole is None:
             places, room = self._shape
-            _, groups, _, size = keys.shape
-            self._keys = mx.zeros((places, groups, room, size), keys.dtype)
-            self._values = mx.zeros((places, groups, room, values.shape[-1]), values.dtype)
-        rows, starts, n = self._rows, self._starts, keys.shape[2]
-        end = max(starts) + n
+            whole = mx.zeros((places, new.shape[1], room, new.shape[3]), new.dtype)
+        self._put(whole, new)
+        return whole
+
+    def _put(self, whole: mx.array, new: mx.array) -> None:
+        starts = self._starts
         if len(starts) == 1:
-            self._keys[rows, :, starts[0] : end] = keys
-            self._values[rows, :, starts[0] : end] = values
+            whole[self._rows, :, starts[0] : starts[0] + new.shape[2]] = new
         else:
-            places, columns = mx.arange(rows.start, rows.stop), mx.array(starts)
-            self._keys[places, :, columns] = keys[:, :, 0]
-            self._values[places, :, columns] = values[:, :, 0]
-        return self._keys[rows, :, :end], self._values[rows, :, :end]
+            whole[mx.arange(self._rows.start, self._rows.stop), :, mx.array(starts)] = new[:, :, 0]
 
     def copy(self, source: int, targets: slice, length: int) -> None:
         """Give these rows what another one begins with."""
-        assert self._keys is not None and self._values is not None
+        assert self._keys is not None
+        assert self._values is not None
         self._keys[targets, :, :length] = self._keys[source : source + 1, :, :length]
         self._values[targets, :, :length] = self._values[source : source + 1, :, :length]
 

@@ -86,10 +86,11 @@ def write(
 
 
 def shared_beginning(prompts: Sequence[Sequence[int]]) -> int:
-    """How many tokens all prompts begin with, each with one left behind them; 0 where that is not worth reading once."""
+    """How many tokens all prompts begin with, each with one left behind; 0 where that is not worth reading once."""
     if len(prompts) < 2:
         return 0
-    first, last = min(prompts), max(prompts)  # in the order of a dictionary: what these share, all share
+    texts = [tuple(prompt) for prompt in prompts]
+    first, last = min(texts), max(texts)  # in the order of a dictionary: what these share, all share
     most = min(len(prompt) for prompt in prompts) - 1
     shared = next((i for i in range(most) if first[i] != last[i]), most)
     return shared if shared >= SHARED else 0

@@ -237,7 +237,7 @@ class Evaluation:
     def _judged(
         self, judge: Judge, candidate: Candidate, questions: list[Question], answers: list[str]
     ) -> dict[str, Any]:
-        """How often the judge prefers these answers to the first model's; of that model itself there is nothing to say."""
+        """How often the judge prefers these answers to the first model's; of that model there is nothing to say."""
         before = self._answers.setdefault(judge.name, answers)
         if before is answers:
             return {}

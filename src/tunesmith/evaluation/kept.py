@@ -9,7 +9,6 @@ from typing import Any
 
 from tunesmith import files
 
-
 KEPT = "kept.jsonl"
 
 

@@ -61,8 +61,8 @@ def told(recipe: Recipe) -> dict[str, Any]:
     train = recipe.train
     return {
         "train.layers": train.layers, "train.lora.rank": train.lora.rank, "train.epochs": train.epochs,
-        "train.batch": train.batch, "train.learning_rate": train.learning_rate, "data.max_tokens": recipe.data.max_tokens,
-        "evaluate.max_new_tokens": recipe.evaluate.max_new_tokens,
+        "train.batch": train.batch, "train.learning_rate": train.learning_rate,
+        "data.max_tokens": recipe.data.max_tokens, "evaluate.max_new_tokens": recipe.evaluate.max_new_tokens,
     }  # fmt: skip
 
 

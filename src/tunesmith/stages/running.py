@@ -12,8 +12,8 @@ from tunesmith.progress import Progress
 from tunesmith.run import STAGES, RunFolder
 from tunesmith.settings import Recipe, make_recipe, read_recipe
 from tunesmith.stages import fitting
-from tunesmith.stages.outcome import report
 from tunesmith.stages.measuring import NO_TEST_ROWS
+from tunesmith.stages.outcome import report
 from tunesmith.stages.work import Notify, Stopped, Work
 
 

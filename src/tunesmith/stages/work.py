@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Generator, Iterator
 from functools import cached_property
-from pathlib import Path
 from typing import Any
 
 from tunesmith import files
