@@ -46,9 +46,10 @@ class LayerCache:
 
     def update_and_fetch(self, keys: mx.array, values: mx.array) -> tuple[mx.array, mx.array]:
         """Take in what a layer computed, and give all of these rows so far."""
-        self._keys, self._values = self._taken(self._keys, keys), self._taken(self._values, values)
+        kept, also = self._taken(self._keys, keys), self._taken(self._values, values)
+        self._keys, self._values = kept, also
         end = max(self._starts) + keys.shape[2]
-        return self._keys[self._rows, :, :end], self._values[self._rows, :, :end]
+        return kept[self._rows, :, :end], also[self._rows, :, :end]
 
     def _taken(self, whole: mx.array | None, new: mx.array) -> mx.array:
         if whole is None:
