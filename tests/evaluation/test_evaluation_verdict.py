@@ -165,6 +165,22 @@ def test_the_judge_stands_alone_at_tuned() -> None:
     assert (unreliable.text.endswith("55 %, which is too few to rely on."), unreliable.tone) == (True, "unsure")
 
 
+@pytest.mark.parametrize(
+    ("seen", "interval", "said", "tone"),
+    [
+        ("better", [1.2, 1.98], "better than base does (loss 2.310 → 0.720, 1.200 to 1.980 less)", "good"),
+        ("worse", [-0.9, -0.1], "no better than base does (loss 2.310 → 0.720, 0.100 to 0.900 more)", "bad"),
+        ("not distinguishable", [-0.4, 0.9], "cannot be told on 12 rows (loss 2.310 → 0.720, -0.400 to 0.900 less)",
+         "unsure"),
+    ],
+)  # fmt: skip
+def test_a_loss_is_compared_row_by_row(seen: str, interval: list[float], said: str, tone: str) -> None:
+    gain = {"mean": 1.59, "interval": interval, "verdict": seen, "n": 12}
+    (sentence,) = verdict([{"model": "base", "loss": 2.31}, {"model": "tuned", "loss": 0.72, "gain": gain}])
+    assert said in sentence.text
+    assert sentence.tone == tone
+
+
 def test_without_graded_answers_the_loss_is_told_and_no_more_is_claimed() -> None:
     assert said(results({}, {})) == [
         "Tuned expects text it never saw better than base does (loss 2.310 → 0.720); no answers were graded, so "

@@ -120,16 +120,24 @@ def _judged(after: Measured) -> Sentence:
 
 
 def _loss(base: dict[str, Any], tuned: dict[str, Any]) -> list[Sentence]:
-    """Results have no interval for a loss, so nothing is claimed but the number."""
+    """What rows cost that neither model saw. Older results have no interval for it: then only the number is told."""
     before, after = base.get("loss"), tuned.get("loss")
     if before is None or after is None:
         return []
+    gain = tuned.get("gain")
+    seen = gain["verdict"] if gain else "better" if after < before else "worse"
     numbers = f"loss {before:.3f} → {after:.3f}"
+    if gain:
+        low, high = (abs(end) for end in gain["interval"]) if seen == "worse" else gain["interval"]
+        numbers += f", {min(low, high):.3f} to {max(low, high):.3f} {'more' if seen == 'worse' else 'less'}"
     asked = "no answers were graded, so whether they are right is not known"
-    if after < before:
-        return [Sentence(f"Tuned expects text it never saw better than base does ({numbers}); {asked}.",
-                         "good", "loss")]  # fmt: skip
-    return [Sentence(f"Tuned expects text it never saw no better than base does ({numbers}); {asked}.", "bad", "loss")]
+    text = "Tuned expects text it never saw"
+    if seen == "better":
+        return [Sentence(f"{text} better than base does ({numbers}); {asked}.", "good", "loss")]
+    if seen == "worse":
+        return [Sentence(f"{text} no better than base does ({numbers}); {asked}.", "bad", "loss")]
+    told = f"Whether tuned expects text it never saw better than base does cannot be told on {gain['n']} rows ({numbers})"
+    return [Sentence(f"{told}; {asked}.", "unsure", "loss")]
 
 
 # -- is it worth it --------------------------------------------------------------------------------
