@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import io
 import json
+import os
 import re
 import shutil
 import sys
@@ -353,6 +354,17 @@ def test_a_run_that_fails_says_why_and_the_others_go_on(recipe, monkeypatch, scr
     list(sweep.carry_out(1, lambda: False))
     assert [member.state for member in sweep.members] == ["failed", "done"]
     assert re.search(said, sweep.members[0].error)
+
+
+def test_no_process_is_left_when_a_sweep_is_broken_off(recipe, monkeypatch, tmp_path):
+    children(monkeypatch, "(other / 'pid').write_text(str(os.getpid()))\nuntil(lambda: False)", tmp_path)
+    sweep = prepared(recipe, RANKS)
+    changes = sweep.carry_out(1, lambda: False)
+    while not (tmp_path / "pid").exists() or not (tmp_path / "pid").read_text():
+        next(changes)
+    changes.close()
+    with pytest.raises(ProcessLookupError):
+        os.kill(int((tmp_path / "pid").read_text()), 0)
 
 
 def test_a_run_in_which_another_process_works_is_waited_for(recipe, monkeypatch):

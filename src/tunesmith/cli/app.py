@@ -226,7 +226,7 @@ def lm_eval(
     run
         The folder of a run.
     task
-        A task of lm-eval, such as arc_easy.
+        A task of lm-eval, such as arc_easy, or a .yaml file that describes one.
     tasks
         More of them.
     limit

@@ -33,7 +33,10 @@ def lm_eval(run: Path, tasks: tuple[str, ...], *, limit: int | None, chat: bool,
         from tunesmith.run import RunFolder
 
         folder = RunFolder(run)
-        asked = Asked(tuple(name for task in tasks for name in task.split(",") if name), limit, chat)
+        named = [name for task in tasks for name in task.split(",") if name]
+        # It runs elsewhere: a task that is a file of one's own is named from the top.
+        named = [str(Path(name).absolute()) if name.endswith(".yaml") else name for name in named]
+        asked = Asked(tuple(named), limit, chat)
         with View(console) as view:
             view.show(Progress("stage", stage="lm-eval", message=", ".join(asked.tasks)))
             try:

@@ -80,7 +80,7 @@ def _number(value: float | None) -> str:
 
 
 def _score(task: dict[str, Any] | None, *, interval: bool) -> str:
-    if task is None:
+    if task is None or task["score"] is None:  # where no answer could be graded
         return "–"
     low, high = task.get("interval", (None, None))
     return words.percent(task["score"]) + (f" {100 * low:.0f}–{100 * high:.0f}" if interval and low is not None else "")

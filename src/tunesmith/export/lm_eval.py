@@ -39,7 +39,8 @@ Notify = Callable[[Progress], None]
 
 @dataclass(frozen=True)
 class Asked:
-    """What is measured: ``limit`` questions of each task (None: all); ``chat``: through the model's chat template."""
+    """What is measured: ``tasks`` are names, or YAML files by their whole path; ``limit``: so many questions of each;
+    ``chat``: through the model's chat template."""
 
     tasks: tuple[str, ...]
     limit: int | None = None
@@ -62,11 +63,12 @@ def measure(folder: RunFolder, asked: Asked, notify: Notify = lambda _: None) ->
     name = engine_name(recipe.model.engine)
     dtype = {"bf16": "bfloat16", "fp32": "float32"}[settled(name, recipe.model.precision)[0]]
     fast = name == "torch" and device_limits(name)[0] is not None
+    described = [files.file_hash(Path(task)) for task in asked.tasks if Path(task).is_file()]
     with folder.lock():
         files.write_text(folder.evaluation / "lm-eval.log", "")
         for model, adapter in (("base", None), ("tuned", folder.adapter)):
             weights = files.file_hash(adapter / WEIGHTS) if adapter else ""
-            inputs = files.value_hash([base.hash, weights, asdict(asked), dtype])
+            inputs = files.value_hash([base.hash, weights, asdict(asked), dtype, described])
             if entry(folder, asked).get("models", {}).get(model, {}).get("inputs") == inputs:
                 yield Progress("measured", stage="lm-eval", model=model, message="unchanged")
                 continue

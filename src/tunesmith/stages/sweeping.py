@@ -202,7 +202,7 @@ class Sweep:
                     if pair[0].state != "running":
                         running.remove(pair)
                 yield changed
-                if running or waiting:
+                if running or (waiting and not told):
                     time.sleep(LOOK)
         finally:
             for _, child in running:
