@@ -7,7 +7,7 @@ from fake_teacher import document, serving
 from taught import adds_up, lines, report, settings, teach
 
 from tunesmith.errors import TeacherError
-from tunesmith.teacher.passages import says_something
+from tunesmith.teacher.passages import Passage, passages, says_something
 from tunesmith.teacher.plan import estimate
 from tunesmith.teacher.prompts import Prompts
 from tunesmith.teacher.teaching import Teaching
@@ -77,3 +77,14 @@ def test_they_cost_nothing_in_the_estimate(tmp_path):
     alone = estimate(Teaching(settings("http://x"), Prompts(), "m"), tmp_path)
     (tmp_path / "docs" / "1.md").write_text(CONTENTS)
     assert estimate(Teaching(settings("http://x"), Prompts(), "m"), tmp_path) == alone
+
+
+def test_a_part_of_a_long_listing_is_code_without_the_fence_that_opened_it(tmp_path):
+    (tmp_path / "docs").mkdir()
+    listing = "\n".join(f"int add_to_counter_{i}(struct counter *it) {{ return it->value + step; }}" for i in range(60))
+    text = f"{document(0)}\nLike this, as everybody knows who read it:\n\n```c\n{listing}\n```\n\n{document(100)}"
+    (tmp_path / "docs" / "0.md").write_text(text)
+    found = [item for item in passages(settings("http://x", passage=200), tmp_path) if isinstance(item, Passage)]
+    assert any("counter_59" in item.text and "```c" not in item.text for item in found)
+    for item in found:
+        assert item.is_bare == ("tower" not in item.text and "everybody" not in item.text), item.text

@@ -115,6 +115,7 @@ def test_a_question_must_be_clear_to_somebody_who_has_not_read_the_text():
     assert question_fault("How long are backups kept?", CHINESE) == "another language"
     assert question_fault("?", ENGLISH) == "empty"
     assert question_fault("first wording", ENGLISH, 'In this form: "first wording"') == "repeats the prompt"
+    assert question_fault("The next question", "Where is it?", 'Reply: "the next question"') == "repeats the prompt"
     assert question_fault("How long are backups kept?", ENGLISH) is None
 
 

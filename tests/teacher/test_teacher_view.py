@@ -100,6 +100,7 @@ def test_init_writes_a_recipe_of_a_teacher_that_can_be_tried_at_once(tmp_path: P
     shown = " ".join(capsys.readouterr().out.split())
     steps = [shown.index(f"tunesmith {step} '我的 helper/recipe.toml'") for step in ("teach", "check", "run")]
     assert steps == sorted(steps)
+    assert "tunesmith teach '我的 helper/recipe.toml' --dry-run" in Path("我的 helper/recipe.toml").read_text()
     recipe = read_recipe(Path("我的 helper/recipe.toml"))
     assert recipe.teacher.is_set
     assert recipe.teacher.most_requests, "a first try costs no fortune"

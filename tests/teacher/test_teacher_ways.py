@@ -294,3 +294,29 @@ def test_the_key_is_in_no_file(tmp_path: Path, monkeypatch):
     with serving(key="sk-secret-0123456789") as fake:
         teach(tmp_path, fake.url, key="MY_KEY")
     assert all(b"sk-secret" not in file.read_bytes() for file in (tmp_path / "teacher").iterdir())
+
+
+def test_questions_of_which_none_can_be_used_are_asked_for_again(tmp_path):
+    documents(tmp_path, 1)
+    example = '{"questions": [{"wordings": ["First wording", "second wording"]}]}'
+
+    def first_copy(prompt: str, form) -> str:
+        copies = "PASSAGE:" in prompt and "QUESTION" not in prompt and len(fake.seen) == 1
+        return example if copies else written(prompt)
+
+    with serving(write=first_copy) as fake:
+        teach(tmp_path, fake.url, held_out=0.0)
+        assert "it repeats the words of the request" in fake.seen[1]["messages"][-1]["content"]
+    assert report(tmp_path)["rows"] == 8
+
+
+def test_a_teacher_that_only_copies_is_told_of_and_not_what_was_never_asked(tmp_path):
+    documents(tmp_path, 1)
+    for name in "abc":
+        (tmp_path / "docs" / f"{name}.md").write_text(f"# {name}\n\n[Further reading about it](x.md)\n")
+    example = '{"questions": [{"wordings": ["First wording", "second wording"]}]}'
+    with serving(write=lambda prompt, form: example) as fake:
+        with pytest.raises(TeacherError, match="most of what was asked for: repeats the prompt"):
+            teach(tmp_path, fake.url)
+        with pytest.raises(TeacherError, match=r"teacher.most_requests\) was spent before.*raise it, or name"):
+            teach(tmp_path, fake.url, "budget", most_requests=1)

@@ -136,7 +136,9 @@ def _loss(base: dict[str, Any], tuned: dict[str, Any]) -> list[Sentence]:
         return [Sentence(f"{text} better than base does ({numbers}); {asked}.", "good", "loss")]
     if seen == "worse":
         return [Sentence(f"{text} no better than base does ({numbers}); {asked}.", "bad", "loss")]
-    told = f"Whether tuned expects text it never saw better than base does cannot be told on {gain['n']} rows ({numbers})"
+    told = (
+        f"Whether tuned expects text it never saw better than base does cannot be told on {gain['n']} rows ({numbers})"
+    )
     return [Sentence(f"{told}; {asked}.", "unsure", "loss")]
 
 

@@ -12,7 +12,7 @@ from tunesmith.teacher.passages import Passage
 from tunesmith.teacher.prompts import Language
 from tunesmith.teacher.quality import SUPPORT, Fault, fault_of, prompt_language, question_fault, support
 from tunesmith.teacher.request import Reply, Request
-from tunesmith.teacher.teaching import QUESTION, VERDICT, Teaching, Unusable, some
+from tunesmith.teacher.teaching import QUESTION, VERDICT, Teaching, Unusable
 from tunesmith.teacher.units import Done, Lost, Taught, What
 
 
@@ -113,12 +113,14 @@ class Answer:
 
     def _question(self, ask: Ask, request: Request, other_than: str) -> str:
         """A question that is not this one again. It may speak of the answer, which its reader has seen."""
-        following = self.teaching.settle(
-            ask, request, self._language, lambda reply: some(parse.one_question(reply.text))
-        )
-        fault = question_fault(following, other_than, request.text)
-        if fault is None and normal(following) == normal(other_than):
-            fault = "the same question again"
-        if fault:
-            raise Unusable(fault, following)
-        return following
+
+        def read(reply: Reply) -> tuple[str, Fault | None]:
+            following = parse.one_question(reply.text)
+            if not following:
+                return following, "not the JSON asked for"
+            fault = question_fault(following, other_than, request.text)
+            if fault is None and normal(following) == normal(other_than):
+                fault = "the same question again"
+            return following, fault
+
+        return self.teaching.settle(ask, request, self._language, read)

@@ -25,11 +25,13 @@ not. Teachers invent what a table of contents only names."""
 
 @dataclass(frozen=True)
 class Passage:
-    """A stretch of a document. title: the document's, and the headings that the stretch stands under."""
+    """A stretch of a document. title: the document's, and the headings that the stretch stands under; is_bare: there is
+    nothing in it to ask about."""
 
     text: str
     title: str
     origin: Origin
+    is_bare: bool = False
 
 
 class _Rough:
@@ -63,8 +65,10 @@ def _divided(document: Document, tokens: int) -> Iterator[Passage | Quarantined]
     except SourceError:
         yield Quarantined(document.origin, "its headings leave no room for a passage; raise teacher.passage", "")
         return
+    code = _lines_of_code(document.text)
     for row in rows:
-        yield Passage(row.answer, row.prompt[-1].content, row.origin)
+        begins = "```\n" if row.origin.line in code else ""  # of a fence that was divided, where this one goes on
+        yield Passage(row.answer, row.prompt[-1].content, row.origin, not says_something(begins + row.answer))
 
 
 _FENCE = re.compile(r"[ \t]*(?:`{3,}|~{3,})")
@@ -74,6 +78,17 @@ _MARKUP = re.compile(
 )
 """Code and tags; and a line of a table of contents, whose dots lead to a page."""
 _WORD = re.compile(r"[\u3040-\u30ff\u3400-\u9fff\uac00-\ud7a3]|[^\W\d_\u3040-\u30ff\u3400-\u9fff\uac00-\ud7a3]+")
+
+
+def _lines_of_code(text: str) -> set[int]:
+    """The numbers of the lines that stand inside of fences."""
+    found, line = set[int](), 1
+    for block in parse(text):
+        part = text[block.start : block.end]
+        if not block.level and _FENCE.match(part):
+            found.update(range(line + 1, line + 1 + part.rstrip().count("\n")))
+        line += part.count("\n")
+    return found
 
 
 def says_something(text: str) -> bool:

@@ -14,7 +14,7 @@ from tunesmith.teacher.answers import Answer
 from tunesmith.teacher.context import Need
 from tunesmith.teacher.gather import question_hash
 from tunesmith.teacher.lines import Line, lines
-from tunesmith.teacher.passages import passages, says_something
+from tunesmith.teacher.passages import passages
 from tunesmith.teacher.questions import AskPassage, AskTopic
 from tunesmith.teacher.request import tokens_of
 from tunesmith.teacher.teaching import Teaching
@@ -44,10 +44,10 @@ def first_round(
     for item in _readable(items, unread):
         if isinstance(item, Line):
             yield from (AskTopic(teaching, item, begin) for begin in settings.start or ("",))
-        elif says_something(item.text):
-            yield AskPassage(teaching, item)
-        else:
+        elif item.is_bare:
             lost(Lost("passage", item.text, "almost no text", "", item.origin))
+        else:
+            yield AskPassage(teaching, item)
 
 
 def _readable(items: Iterator[Any], unread: OnUnread) -> Iterator[Any]:

@@ -17,7 +17,8 @@ Fault = Literal[
     "almost no text",
 ]  # fmt: skip
 QUARANTINED: tuple[Fault, ...] = ("not the JSON asked for", "empty", "cut off", "refused by the server")
-ASKED_AGAIN: tuple[Fault, ...] = (*QUARANTINED[:3], "speaks as an AI", "mentions the text", "another language")
+ASKED_AGAIN: tuple[Fault, ...] = (*QUARANTINED[:3], "speaks as an AI", "mentions the text", "another language",
+                                 "repeats the prompt")  # fmt: skip
 """Faults of the wording, which asking again can mend. A teacher that says it does not know, or says what is not there,
 is not pressed: it would invent."""
 
@@ -33,6 +34,7 @@ WHY: dict[Language, dict[Fault, str]] = {
         "speaks as an AI": "it speaks of you, the AI; write only the answer",
         "mentions the text": 'it mentions "the text" or "the passage", which the reader does not see',
         "another language": "it is in another language than the question",
+        "repeats the prompt": "it repeats the words of the request; fill in your own",
     },
     "zh": {
         "not the JSON asked for": "它不是所要求的 JSON",
@@ -41,6 +43,7 @@ WHY: dict[Language, dict[Fault, str]] = {
         "speaks as an AI": "它提到了你这个 AI；只写回答",
         "mentions the text": "它提到了读者看不到的“文中”“本文”之类",
         "another language": "它用的语言和问题不同",
+        "repeats the prompt": "它照抄了要求里的字句；请填写自己的内容",
     },
 }
 
@@ -94,7 +97,7 @@ def question_fault(question: str, language_as: str, prompt: str = "") -> Fault |
     words of its ``prompt`` back, the example of the form above all."""
     if sum(c.isalnum() for c in question) < 4:
         return "empty"
-    if question in prompt.replace(language_as, ""):
+    if question.casefold() in prompt.replace(language_as, "").casefold():
         return "repeats the prompt"
     if _THE_TEXT.search(question):
         return "mentions the text"
@@ -109,6 +112,7 @@ def _mentions_text(answer: str, question: str) -> bool:
 # -- language ----------------------------------------------------------------------------------------
 
 _CODE = re.compile(r"(`{3,}|~{3,}).*?(?:\1|\Z)|`[^`\n]+`|https?://\S+", re.DOTALL)
+_LETTER = re.compile("[A-Za-z]")
 _SCRIPTS = {"CJK": "han", "HIRAGANA": "kana", "KATAKANA": "kana", "HANGUL": "hangul", "LATIN": "latin"}
 _COMMON = {
     "en": "the of and to is that for with you are this can be on it",
@@ -143,8 +147,11 @@ def same_language(text: str, other: str) -> bool:
 def _main_script(text: str) -> str:
     """The script that a text is written in. A Chinese character weighs as much as six letters."""
     # For Chinese is written with many Latin names in it, English with few Chinese ones.
+    text = _CODE.sub(" ", text[:20_000])
+    if text.isascii():
+        return "latin" if _LETTER.search(text) else ""
     weights = Counter[str]()
-    for c, n in Counter(_CODE.sub(" ", text[:20_000])).items():
+    for c, n in Counter(text).items():
         if c.isalpha() and (script := _script(c)):
             weights[script] += 6 * n if script in ("han", "kana", "hangul") else n
     if (
@@ -164,7 +171,8 @@ def _script(c: str) -> str:
 def _by_words(text: str) -> str:
     """Which Latin language, when one has clearly more of its frequent words than any other."""
     words = Counter(re.findall(r"[^\W\d_]+", _CODE.sub(" ", text[:20_000]).lower()))
-    found = sorted(((sum(words[w] for w in common), name) for name, common in _OF_WORD.items()), reverse=True)
+    counts = ((sum(words[w] for w in common & words.keys()), name) for name, common in _OF_WORD.items())
+    found = sorted(counts, reverse=True)
     (most, language), (second, _) = found[0], found[1]
     return language if most >= 3 and most >= 1.5 * second else ""
 

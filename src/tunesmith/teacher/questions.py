@@ -13,9 +13,9 @@ from tunesmith.teacher.answers import Answer
 from tunesmith.teacher.client import Ask
 from tunesmith.teacher.lines import Line
 from tunesmith.teacher.passages import Passage
-from tunesmith.teacher.quality import prompt_language, question_fault
-from tunesmith.teacher.request import Request
-from tunesmith.teacher.teaching import GROUPS, QUESTIONS, Teaching, Unusable, some
+from tunesmith.teacher.quality import Fault, prompt_language, question_fault
+from tunesmith.teacher.request import Reply, Request
+from tunesmith.teacher.teaching import GROUPS, QUESTIONS, Teaching, Unusable
 from tunesmith.teacher.units import Done, Found, Lost, What
 
 About = TypeVar("About", Passage, Line)
@@ -59,10 +59,18 @@ class _AskAbout(ABC, Generic[About]):
 
     def work(self, ask: Ask) -> Done:
         request, text = self.request(), self.about.text
+
+        def read(reply: Reply) -> tuple[list[list[str]], Fault | None]:
+            groups = parse.groups(reply.text)
+            if not groups:
+                return groups, "not the JSON asked for"
+            faults: list[Fault | None] = [
+                question_fault(wording, text, request.text) for wordings in groups for wording in wordings
+            ]
+            return groups, faults[0] if all(faults) else None
+
         try:
-            found = self.teaching.settle(
-                ask, request, prompt_language(text), lambda reply: some(parse.groups(reply.text))
-            )
+            found = self.teaching.settle(ask, request, prompt_language(text), read)
         except Unusable as end:
             return Done([Lost(self.what, self._called, end.fault, end.reply, self.origin)])
         done, seen = Done(), set[str]()

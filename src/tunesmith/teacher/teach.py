@@ -13,6 +13,7 @@ import shutil
 import tempfile
 import threading
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from functools import cached_property
@@ -202,16 +203,17 @@ def refuse_nothing(report: dict[str, Any], folder: Path) -> None:
     """Raises `TeacherError` when no row came out."""
     if report["rows"]:
         return
-    faults = {**report["quarantined"], **report["dropped"]}
+    faults = Counter(report["quarantined"]) + Counter(report["dropped"])
     for about in report["asked_about"].values():
-        faults |= about["lost"]
-    most = max(faults, key=lambda fault: faults[fault], default="")
-    why = f"most of what was asked for: {most}" if most else "there was nothing to ask"
+        faults += Counter(about["lost"])
+    del faults["almost no text"]  # which was not asked for
+    why = f"most of what was asked for: {faults.most_common(1)[0][0]}" if faults else "there was nothing to ask"
+    raised = ""
     if report["spent"]:
-        why = f"the budget (teacher.{report['spent']}) was spent before"
+        why, raised = f"the budget (teacher.{report['spent']}) was spent before", "raise it, or "
     raise TeacherError(
-        f"the teacher gave no row that can be used; {why}. Look at {folder / 'quarantine.jsonl'}, and name a better "
-        "model or other sources"
+        f"the teacher gave no row that can be used; {why}. Look at {folder / 'quarantine.jsonl'}, and {raised}name "
+        "a better model or other sources"
     )
 
 

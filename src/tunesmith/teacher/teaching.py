@@ -68,11 +68,6 @@ class Teaching:
         return int.from_bytes(digest[:8], "big") < self.settings.held_out * 2**64
 
 
-def some(value: Value) -> tuple[Value, Fault | None]:
-    """Whatever is not empty is what was asked for."""
-    return value, None if value else "not the JSON asked for"
-
-
 # -- the forms of replies ----------------------------------------------------------------------------
 
 
