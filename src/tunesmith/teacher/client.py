@@ -20,11 +20,7 @@ from tunesmith.teacher.context import Context, find_context
 from tunesmith.teacher.refusals import explain, may_be_schema, said_by
 from tunesmith.teacher.request import Reply, Request, tokens_of
 
-<<<<<<< HEAD
-=======
 JSON = {"Content-Type": "application/json"}
-KEYS = ("TUNESMITH_TEACHER_KEY", "OPENAI_API_KEY")
->>>>>>> h-teach
 TRIES = 8
 """How often one request is sent before it is given up: with the pauses between, two minutes of a server's silence."""
 PROBES = 3
