@@ -134,12 +134,10 @@ def _loss(base: dict[str, Any], tuned: dict[str, Any]) -> list[Sentence]:
     text = "Tuned expects text it never saw"
     if seen == "better":
         return [Sentence(f"{text} better than base does ({numbers}); {asked}.", "good", "loss")]
-    if seen == "worse":
+    if seen == "worse" or gain is None:
         return [Sentence(f"{text} no better than base does ({numbers}); {asked}.", "bad", "loss")]
-    told = (
-        f"Whether tuned expects text it never saw better than base does cannot be told on {gain['n']} rows ({numbers})"
-    )
-    return [Sentence(f"{told}; {asked}.", "unsure", "loss")]
+    told = f"Whether tuned expects text it never saw better than base does cannot be told on {gain['n']} rows"
+    return [Sentence(f"{told} ({numbers}); {asked}.", "unsure", "loss")]
 
 
 # -- is it worth it --------------------------------------------------------------------------------
