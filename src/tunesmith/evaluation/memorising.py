@@ -57,7 +57,7 @@ def memorised(
     says already. train_rows: all of them, read once. train_loss, loss: of the same model, the mean of a token, on a
     sample of training rows (100 are plenty) and on rows it never saw. base_gap: ``loss - train_loss`` of the base on
     these very rows: how much harder the unseen ones are for a model that saw neither. best_step: where the validation
-    loss was lowest, if a person can go back there.
+    loss was lowest, when that is another checkpoint than the one measured.
 
     Returns copied: the share of answers with a run of `LEAST` that stands word for word in a training answer, but
     neither in the question nor in the reference, nor in a row of the same document or passage, which the answer is
@@ -76,7 +76,7 @@ def _alarm(found: dict[str, Any], base_gap: float, best_step: int | None) -> str
     """Comparisons with a loss that is not a number are false: no alarm."""
     train_loss, loss = found["train_loss"], found["loss"]
     gained = loss - max(0.0, base_gap) - train_loss
-    costs = f"training rows cost {train_loss:.2g}, rows it never saw {loss:.3g}"
+    costs = f"training rows cost {train_loss:.2g}, rows it never saw {loss:.2f}"
     if gained > NATS and train_loss < SEEN * (train_loss + gained):
         said = costs
     elif gained > HINT and found["copied"] >= COPIED:
