@@ -117,15 +117,25 @@ def test_an_evaluation_that_was_killed_goes_on_behind_its_last_answer(folder, ti
     assert json.loads((folder / "run/evaluation/results.json").read_text()) == interrupted
 
 
-def test_with_retrieval_base_and_tuned_are_asked_once_more_with_passages(folder, tiny_model):
+def test_with_retrieval_base_and_tuned_are_asked_once_more_with_passages(folder, tiny_model, monkeypatch):
+    prompts = list[str]()
+    real = Asking._generated
+
+    def noted(self: Asking, ids: list[list[int]], *rest: Any) -> list[str]:
+        prompts.extend(self.chat.decode(one) for one in ids)
+        return real(self, ids, *rest)
+
+    monkeypatch.setattr(Asking, "_generated", noted)
     go(folder, tiny_model, retrieval=2, forgetting=False)
     found = results(folder)
     assert list(found)[:2] == ["base", "base+retrieval"]
     assert list(found)[-2:] == ["tuned", "tuned+retrieval"]
     assert "loss" not in found["base+retrieval"]
-    assert found["base+retrieval"]["tasks"]["exact"]["n"] > 0
+    n = found["base+retrieval"]["tasks"]["exact"]["n"]
+    assert sum("A key with the number" in prompt for prompt in prompts) == 2 * n
+    assert len(prompts) == 4 * n
     samples = [json.loads(line) for line in (folder / "run/evaluation/samples.jsonl").read_text().splitlines()]
-    assert any("A key with the number" in s["question"] for s in samples if s["model"] == "base+retrieval")
+    assert not any("A key with the number" in s["question"] for s in samples), "what was asked, not what was added"
 
 
 def test_the_likeliest_choice_is_the_answer_and_its_length_does_not_count(tiny_model, tmp_path):

@@ -207,10 +207,11 @@ class Evaluation:
         for name, questions in asked.items():
             given, at = answers[at : at + len(questions)], at + len(questions)
             task = self._tasks[name]
+            plain = self._questions[name]  # without passages, which only models have to read
             if isinstance(task, Judge):
-                graded = self._judged(task, candidate, questions, given)
+                graded = self._judged(task, candidate, plain, given)
             else:
-                graded = self._graded(name, task, candidate, questions, given)
+                graded = self._graded(name, task, candidate, plain, given)
             measured |= {name: graded} if graded else {}
         if measured:
             result["tasks"] = measured
