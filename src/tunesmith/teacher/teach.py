@@ -210,7 +210,10 @@ def refuse_nothing(report: dict[str, Any], folder: Path) -> None:
     why = f"most of what was asked for: {faults.most_common(1)[0][0]}" if faults else "there was nothing to ask"
     raised = ""
     if report["spent"]:
-        why, raised = f"the budget (teacher.{report['spent']}) was spent before", "raise it, or "
+        why, raised = (
+            f"the budget (teacher.{report['spent']}) was spent before",
+            f"raise teacher.{report['spent']}, or ",
+        )
     raise TeacherError(
         f"the teacher gave no row that can be used; {why}. Look at {folder / 'quarantine.jsonl'}, and {raised}name "
         "a better model or other sources"
