@@ -26,6 +26,8 @@ batch = 8
 tasks = ["loss", {{kind = "sql", database = "shop.sql"}}]
 max_new_tokens = 4
 batch = 2
+checkpoints = false
+forgetting = false
 [export]
 formats = ["gguf:f16"]
 [export.proof]
