@@ -318,5 +318,7 @@ def test_a_teacher_that_only_copies_is_told_of_and_not_what_was_never_asked(tmp_
     with serving(write=lambda prompt, form: example) as fake:
         with pytest.raises(TeacherError, match="most of what was asked for: repeats the prompt"):
             teach(tmp_path, fake.url)
-        with pytest.raises(TeacherError, match=r"teacher.most_requests\) was spent before.*raise teacher.most_requests, or name"):
+        with pytest.raises(
+            TeacherError, match=r"teacher.most_requests\) was spent before.*raise teacher.most_requests, or name"
+        ):
             teach(tmp_path, fake.url, "budget", most_requests=1)
