@@ -1,14 +1,12 @@
-"""Texts that the MLX engine writes at once: one cache a layer, a row of it for each."""
+"""Texts that the MLX engine writes at once."""
 
 from __future__ import annotations
-
-from collections.abc import Sequence
 
 import mlx.core as mx
 import numpy as np
 
 from tunesmith.engines.mlx_decoder import Decoder
-from tunesmith.engines.writing import shared_beginning
+from tunesmith.engines.writing import Slots
 
 COLUMNS = 64
 """A cache grows by so many at once."""
@@ -73,61 +71,24 @@ class LayerCache:
         self._values[targets, :, :length] = self._values[source : source + 1, :, :length]
 
 
-class MlxSlots:
-    """`engines.writing.Slots`. Texts are kept without gaps in the first rows of the caches, each from column 0 on; what
-    lies behind a text's end in its row is never looked at."""
-
+class MlxSlots(Slots):
     def __init__(self, decoder: Decoder, adapter: bool) -> None:
+        super().__init__()
         self._decoder, self._adapter = decoder, adapter
         self._caches = [LayerCache() for _ in range(decoder.arch.layers)]
-        self._lengths = list[int]()
-        self.rows = list[int]()
-
-    def admit(self, rows: Sequence[int], prompts: Sequence[Sequence[int]], room: int) -> np.ndarray:
-        first, shared = len(self.rows), shared_beginning(prompts)
-        self._reserve(first + len(prompts), max(map(len, prompts)) + room)
-        if shared:
-            self._read([prompts[0][:shared]], first, 0)
-            for cache in self._caches:
-                cache.copy(first, slice(first + 1, first + len(prompts)), shared)
-        logits = self._read([prompt[shared:] for prompt in prompts], first, shared)
-        self.rows += rows
-        self._lengths += [len(prompt) for prompt in prompts]
-        return logits
-
-    def _read(self, texts: Sequence[Sequence[int]], first: int, behind: int) -> np.ndarray:
-        """Logits behind each text; all begin at the column ``behind``."""
-        lengths = [len(text) for text in texts]
-        ids = mx.array([[*text, *[0] * (max(lengths) - len(text))] for text in texts])
-        states = self._states(ids, slice(first, first + len(texts)), [behind])
-        return self._logits(states[mx.arange(len(texts)), mx.array(lengths) - 1])
 
     def _reserve(self, rows: int, room: int) -> None:
         for cache in self._caches:
             cache.reserve(rows, room)
 
-    def step(self, tokens: Sequence[int]) -> np.ndarray:
-        self._reserve(len(tokens), max(self._lengths) + 1)
-        states = self._states(mx.array(list(tokens))[:, None], slice(0, len(tokens)), self._lengths)
-        self._lengths = [length + 1 for length in self._lengths]
-        return self._logits(states[:, 0])
+    def _copy(self, source: int, targets: slice, length: int) -> None:
+        for cache in self._caches:
+            cache.copy(source, targets, length)
 
-    def _states(self, ids: mx.array, rows: slice, starts: list[int]) -> mx.array:
+    def _logits(self, ids: np.ndarray, rows: slice, starts: list[int], last: list[int]) -> np.ndarray:
         for cache in self._caches:
             cache.begin(rows, starts)
-        at = mx.array(starts)[:, None] + mx.arange(ids.shape[1])
+        places = mx.array(starts)[:, None] + mx.arange(ids.shape[1])
         with self._decoder.adapted(self._adapter):
-            return self._decoder.hidden(ids, self._caches, places=at)
-
-    def _logits(self, states: mx.array) -> np.ndarray:
-        return np.array(self._decoder.head(states))
-
-    def leave(self, rows: Sequence[int]) -> None:
-        for row in rows:
-            place, last = self.rows.index(row), len(self.rows) - 1
-            if place != last:
-                for cache in self._caches:
-                    cache.copy(last, slice(place, place + 1), self._lengths[last])
-            self.rows[place], self._lengths[place] = self.rows[last], self._lengths[last]
-            self.rows.pop()
-            self._lengths.pop()
+            states = self._decoder.hidden(mx.array(ids), self._caches, places=places)
+        return np.array(self._decoder.head(states[mx.arange(len(ids)), mx.array(last)]))

@@ -80,16 +80,10 @@ class Cache:
             keys[places[0], :, places[1]], values[places[0], :, places[1]] = k[:, :, 0], v[:, :, 0]
         return keys[rows, :, :end], values[rows, :, :end]
 
-    def spread(self, first: int, rows: int, length: int) -> None:
-        """Give the rows behind ``first`` what that one begins with."""
+    def copy(self, source: int, targets: slice, length: int) -> None:
+        """Give these rows what another one begins with."""
         for whole in (*self.keys, *self.values):
-            whole[first + 1 : first + rows, :, :length] = whole[first, :, :length]
-
-    def move(self, source: int, target: int, length: int) -> None:
-        """Put a row in the place of another."""
-        if source != target:
-            for whole in (*self.keys, *self.values):
-                whole[target, :, :length] = whole[source, :, :length]
+            whole[targets, :, :length] = whole[source, :, :length]
 
 
 class Decoder:
@@ -190,12 +184,12 @@ class Decoder:
         """float32 [n, vocabulary] of what the last layer left, [n, width]."""
         return F.linear(RmsNorm.apply(states, self.norm, self.arch.norm_eps), self.head).float()
 
-    def new_cache(self, rows: int, room: int) -> Cache:
-        """An empty cache for ``room`` tokens a row."""
-        shape = (rows, self.arch.kv_heads, room, self.arch.head_dim)
+    def new_cache(self) -> Cache:
+        """An empty one, which holds nothing before something is reserved."""
 
         def empty() -> list[Tensor]:
-            return [torch.zeros(shape, dtype=self.dtype, device=self.device) for _ in range(self.arch.layers)]
+            shape = (0, self.arch.kv_heads, 0, self.arch.head_dim)
+            return [torch.empty(shape, dtype=self.dtype, device=self.device) for _ in range(self.arch.layers)]
 
         return Cache(empty(), empty())
 

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
-from typing import Protocol
 
 import numpy as np
 
@@ -13,24 +13,67 @@ SHARED = 16
 """Fewer tokens than that are not worth being read once for several prompts."""
 
 
-class Slots(Protocol):
-    """Texts of one loaded model, all of them one token longer with each `step`. New ones may begin at any time."""
+class Slots(ABC):
+    """Texts of one loaded model, all of them one token longer with each `step`. New ones may begin at any time.
 
-    rows: list[int]
-    """The texts under way, in the order that `step` takes tokens and gives logits; `leave` changes it."""
+    They are kept without gaps in the first rows of a cache, each from column 0 on; what lies behind a text's end in its
+    row is never looked at, so nothing is padded on the left and nothing moves when another text joins.
+    """
+
+    def __init__(self) -> None:
+        self.rows = list[int]()
+        """The texts under way, in the order that `step` takes tokens and gives logits; `leave` changes it."""
+        self._lengths = list[int]()
 
     def admit(self, rows: Sequence[int], prompts: Sequence[Sequence[int]], room: int) -> np.ndarray:
         """Read these prompts; the texts are called ``rows`` from now on. There is room for so many tokens behind each
         at once; more is made when it is needed. Returns logits, float32 [prompts, vocabulary]."""
-        ...
+        first, shared = len(self.rows), shared_beginning(prompts)
+        self._reserve(first + len(prompts), max(map(len, prompts)) + room)
+        if shared:
+            self._begun([prompts[0][:shared]], first, 0)
+            self._copy(first, slice(first + 1, first + len(prompts)), shared)
+        logits = self._begun([prompt[shared:] for prompt in prompts], first, shared)
+        self.rows += rows
+        self._lengths += [len(prompt) for prompt in prompts]
+        return logits
+
+    def _begun(self, texts: Sequence[Sequence[int]], first: int, behind: int) -> np.ndarray:
+        """Logits behind each text; all begin at the column ``behind``."""
+        longest = max(map(len, texts))
+        ids = np.array([[*text, *[0] * (longest - len(text))] for text in texts])
+        return self._logits(ids, slice(first, first + len(texts)), [behind], [len(text) - 1 for text in texts])
 
     def step(self, tokens: Sequence[int]) -> np.ndarray:
         """Put a token behind each text. Returns logits, float32 [rows, vocabulary]."""
-        ...
+        count = len(self.rows)
+        self._reserve(count, max(self._lengths) + 1)
+        logits = self._logits(np.array(tokens)[:, None], slice(0, count), self._lengths, [0] * count)
+        self._lengths = [length + 1 for length in self._lengths]
+        return logits
 
     def leave(self, rows: Sequence[int]) -> None:
-        """Forget these texts; their slots are free."""
-        ...
+        """Forget these texts; the last ones take their places."""
+        for row in rows:
+            place, last = self.rows.index(row), len(self.rows) - 1
+            if place != last:
+                self._copy(last, slice(place, place + 1), self._lengths[last])
+            self.rows[place], self._lengths[place] = self.rows[last], self._lengths[last]
+            self.rows.pop()
+            self._lengths.pop()
+
+    @abstractmethod
+    def _reserve(self, rows: int, room: int) -> None:
+        """Let the cache hold so many rows of so many tokens, and keep what is in it."""
+
+    @abstractmethod
+    def _copy(self, source: int, targets: slice, length: int) -> None:
+        """Give rows of the cache what another one begins with."""
+
+    @abstractmethod
+    def _logits(self, ids: np.ndarray, rows: slice, starts: list[int], last: list[int]) -> np.ndarray:
+        """Take in ids [rows, n], from one column on, or each row at its own (then n is 1). Returns float32
+        [rows, vocabulary], the logits behind the id at ``last`` of each row."""
 
 
 class Picker:
