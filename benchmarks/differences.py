@@ -115,7 +115,7 @@ def main() -> None:
              "15 %, 5 %, uneven by document": better(0.15, 0.05, 0.8), "20 %, 10 %": better(0.20, 0.10, 0.0),
              "nothing in common": apart}  # fmt: skip
     for name, make in makes.items():
-        for size in (1, 5):
+        for size in sizes:
             found = [rate(make, ours, n, size, "right or wrong", times) for n in numbers]
             print(f"| {name} | {size} |", *(f"{100 * r:.0f} % |" for r in found), flush=True)
     print("\nThe interval of one score holds the true one\n| right | of a document |", *(f"n = {n} |" for n in numbers))

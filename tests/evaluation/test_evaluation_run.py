@@ -132,6 +132,7 @@ def test_with_retrieval_base_and_tuned_are_asked_once_more_with_passages(folder,
     assert list(found)[-2:] == ["tuned", "tuned+retrieval"]
     assert "loss" not in found["base+retrieval"]
     n = found["base+retrieval"]["tasks"]["exact"]["n"]
+    assert found["tuned"]["tasks"]["exact"]["over_retrieval"]["n"] == n
     assert sum("A key with the number" in prompt for prompt in prompts) == 2 * n
     assert len(prompts) == 4 * n
     samples = [json.loads(line) for line in (folder / "run/evaluation/samples.jsonl").read_text().splitlines()]

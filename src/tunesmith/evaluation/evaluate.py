@@ -93,6 +93,8 @@ class Evaluation:
     samples: list[dict[str, Any]] = field(default_factory=list)
     _base: dict[str, list[float | None]] = field(default_factory=dict)
     """By task, the scores of the first model: the others are compared with it question by question."""
+    _read_up: dict[str, list[float | None]] = field(default_factory=dict)
+    """By task, the scores of the base that may look into the documents."""
     _answers: dict[str, list[str]] = field(default_factory=dict)
     """By task, the first model's answers, for the judge."""
     _base_gap: float = 0.0
@@ -233,6 +235,10 @@ class Evaluation:
         base = self._base.setdefault(name, scores)
         if base is not scores:
             found["difference"] = compare(base, scores, clusters).to_json()
+        if candidate.documents and candidate.arrays is None:
+            self._read_up[name] = scores
+        elif candidate.name == "tuned" and name in self._read_up:
+            found["over_retrieval"] = compare(self._read_up[name], scores, clusters).to_json()
         return found
 
     def _judged(

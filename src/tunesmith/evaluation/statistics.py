@@ -139,8 +139,8 @@ def compare(first: Sequence[float | None], second: Sequence[float | None], clust
 
     A percentile bootstrap over clusters, which is usual, sees differences that are not there in 10 to 20 of 100 cases
     where clusters are few. Here 10 points at n = 300 are found in 98 of 100 when the models disagree on 20 % of the
-    questions, as after fine-tuning, and in 88 when on 30 %. Models that have nothing in common disagree on half: then
-    64 are found, and 69 would be by a test that knew the variance. docs/evaluation.md has all rates.
+    questions, which is assumed of fine-tuning, and in 88 when on 30 %. Models that have nothing in common disagree on
+    half: then 64 are found, and 69 would be by a test that knew the variance. docs/evaluation.md has all rates.
 
     Raises ValueError when the lists differ in length.
     """
