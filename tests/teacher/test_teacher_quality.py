@@ -111,11 +111,13 @@ def test_what_is_wrong_with_an_answer_by_itself_has_a_name(answer, fault):
 
 def test_a_question_must_be_clear_to_somebody_who_has_not_read_the_text():
     assert question_fault("What does the author say in this article?", ENGLISH) == "mentions the text"
+    assert question_fault("What is the passage about?", ENGLISH) == "mentions the text"
+    assert question_fault("How wide is the passage?", "Ships fit through the passage.") is None
     assert question_fault("本文介绍了什么？", CHINESE) == "mentions the text"
     assert question_fault("How long are backups kept?", CHINESE) == "another language"
     assert question_fault("?", ENGLISH) == "empty"
     assert question_fault("first wording", ENGLISH, 'In this form: "first wording"') == "repeats the prompt"
-    assert question_fault("The next question", "Where is it?", 'Reply: "the next question"') == "repeats the prompt"
+    assert question_fault("The next question,", "Where is it?", 'Reply: "the next question"') == "repeats the prompt"
     assert question_fault("How long are backups kept?", ENGLISH) is None
 
 

@@ -200,7 +200,7 @@ def test_run_again_it_asks_nothing_and_needs_no_server(tmp_path):
 def test_a_budget_of_requests_is_kept_exactly_and_more_goes_on_from_there(tmp_path):
     documents(tmp_path, 5)
     with serving() as fake:
-        events = teach(tmp_path, fake.url, most_requests=12, held_out=0.0)
+        events = teach(tmp_path, fake.url, most_requests=12, held_out=0.0, parallel=1)
         assert len(fake.seen) == 12
         assert "the budget is spent (teacher.most_requests)" in next(e.message for e in events if e.event == "note")
         found = report(tmp_path)
@@ -298,11 +298,11 @@ def test_the_key_is_in_no_file(tmp_path: Path, monkeypatch):
 
 def test_questions_of_which_none_can_be_used_are_asked_for_again(tmp_path):
     documents(tmp_path, 1)
-    example = '{"questions": [{"wordings": ["First wording", "second wording"]}]}'
+    copy = '{"questions": [{"wordings": ["Reply with JSON only, in this form", "in the language of the passage"]}]}'
 
     def first_copy(prompt: str, form) -> str:
         copies = "PASSAGE:" in prompt and "QUESTION" not in prompt and len(fake.seen) == 1
-        return example if copies else written(prompt)
+        return copy if copies else written(prompt)
 
     with serving(write=first_copy) as fake:
         teach(tmp_path, fake.url, held_out=0.0)
@@ -314,8 +314,8 @@ def test_a_teacher_that_only_copies_is_told_of_and_not_what_was_never_asked(tmp_
     documents(tmp_path, 1)
     for name in "abc":
         (tmp_path / "docs" / f"{name}.md").write_text(f"# {name}\n\n[Further reading about it](x.md)\n")
-    example = '{"questions": [{"wordings": ["First wording", "second wording"]}]}'
-    with serving(write=lambda prompt, form: example) as fake:
+    copy = '{"questions": [{"wordings": ["Reply with JSON only, in this form", "in the language of the passage"]}]}'
+    with serving(write=lambda prompt, form: copy) as fake:
         with pytest.raises(TeacherError, match="most of what was asked for: repeats the prompt"):
             teach(tmp_path, fake.url)
         with pytest.raises(

@@ -80,6 +80,7 @@ def _serve(request: dict[str, Any]) -> None:
     settings.model.path = request["gguf"]
     settings.n_ctx, settings.n_parallel = request["slots"] * request["context"], request["slots"]
     settings.use_jinja, settings.warmup = True, False
+    settings.verbosity = 1  # its errors; what it says of each request would fill the disk
     # Half the CPUs: llama.cpp's threads spin for each other, and crawl when something else runs too.
     settings.cpuparams.n_threads = max(1, (os.cpu_count() or 1) // 2)
     out = os.dup(1)

@@ -8,6 +8,7 @@ from collections import Counter
 from functools import lru_cache
 from typing import Literal
 
+from tunesmith.dataset.similar import normal
 from tunesmith.teacher.prompts import Language
 
 Fault = Literal[
@@ -77,6 +78,9 @@ _THE_TEXT = re.compile(
     re.IGNORECASE,
 )
 
+_PASSAGE = "the passage"
+"""What the prompts call it; people seldom ask for one."""
+
 
 def fault_of(answer: str, question: str) -> Fault | None:
     """What is wrong with an answer by itself."""
@@ -97,9 +101,9 @@ def question_fault(question: str, language_as: str, prompt: str = "") -> Fault |
     words of its ``prompt`` back, the example of the form above all."""
     if sum(c.isalnum() for c in question) < 4:
         return "empty"
-    if question.casefold() in prompt.replace(language_as, "").casefold():
+    if normal(question) in normal(prompt.replace(language_as, "")):
         return "repeats the prompt"
-    if _THE_TEXT.search(question):
+    if _THE_TEXT.search(question) or (_PASSAGE in question.lower() and _PASSAGE not in language_as.lower()):
         return "mentions the text"
     return None if same_language(question, language_as) else "another language"
 

@@ -209,11 +209,8 @@ def refuse_nothing(report: dict[str, Any], folder: Path) -> None:
     del faults["almost no text"]  # which was not asked for
     why = f"most of what was asked for: {faults.most_common(1)[0][0]}" if faults else "there was nothing to ask"
     raised = ""
-    if report["spent"]:
-        why, raised = (
-            f"the budget (teacher.{report['spent']}) was spent before",
-            f"raise teacher.{report['spent']}, or ",
-        )
+    if spent := report["spent"]:
+        why, raised = f"the budget (teacher.{spent}) was spent before", f"raise teacher.{spent}, or "
     raise TeacherError(
         f"the teacher gave no row that can be used; {why}. Look at {folder / 'quarantine.jsonl'}, and {raised}name "
         "a better model or other sources"
