@@ -96,6 +96,7 @@ def test_the_stage_says_all_of_it_while_it_asks(tmp_path):
 @pytest.mark.usefixtures("fresh_consoles")
 def test_init_writes_a_recipe_of_a_teacher_that_can_be_tried_at_once(tmp_path: Path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("sys.argv", ["tunesmith"])  # hints name the program as it was called
     assert exit_status(lambda: call(["init", "我的 helper", "--like", "teacher"])) == 0
     shown = " ".join(capsys.readouterr().out.split())
     steps = [shown.index(f"tunesmith {step} '我的 helper/recipe.toml'") for step in ("teach", "check", "run")]
