@@ -247,3 +247,19 @@ def test_a_training_that_was_begun_is_not_changed_under_way(recipe, monkeypatch)
     with pytest.raises(OutOfMemory, match="which was begun, does not fit any more"):
         list(stages.run(folder, made))
     assert done(go(recipe, train__fit="off")) == ["train", "evaluate"]
+
+
+@pytest.mark.parametrize(
+    ("task", "said"),
+    [
+        ({"kind": "json", "schema_file": "none.json"}, "there is no file or folder"),
+        ({"kind": "function", "file": "none.py"}, "there is no file or folder"),
+        ({"kind": "sql", "database": "none.sql"}, "none.sql"),
+    ],
+)
+def test_a_task_that_cannot_be_measured_is_said_before_the_training(recipe, task, said):
+    with pytest.raises(SourceError, match=said):
+        go(recipe, evaluate__tasks=[task])
+    assert not (recipe.parent / "run" / "checkpoints").exists()
+    with pytest.raises(SourceError, match=said):
+        stages.check(stages.open_run(recipe, None, {"evaluate.tasks": [task]})[1])

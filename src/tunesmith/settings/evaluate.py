@@ -86,7 +86,8 @@ Task = Annotated[
 
 class EvaluateSettings(Section):
     tasks: tuple[Task, ...] = (LossTask(),)
-    """What is measured on the test rows: "loss", or tables such as {kind = "sql", database = "shop.sql"}."""
+    """What is measured on the test rows: "loss", "normalised", {kind = "sql", database = "shop.sql"} and more:
+    docs/evaluation.md lists them."""
     checkpoints: bool = True
     """Measure the loss of every checkpoint, not only of the base and the result."""
     forgetting: bool = True

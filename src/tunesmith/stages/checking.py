@@ -14,6 +14,7 @@ from tunesmith.progress import Progress
 from tunesmith.run import RunFolder
 from tunesmith.settings import Recipe
 from tunesmith.stages.fitting import examine
+from tunesmith.stages.measuring import refuse_bad_tasks
 from tunesmith.stages.work import Notify, Work
 
 
@@ -42,6 +43,7 @@ def check(recipe: Recipe, rows: int = 3, show: Notify = lambda _: None) -> Check
     from tunesmith.dataset import prepare
 
     work = Work(RunFolder(Path()), recipe, lambda: False, show)
+    refuse_bad_tasks(work)
     with tempfile.TemporaryDirectory(prefix="tunesmith-") as scratch:
         dataset = Path(scratch) / "dataset"
         for progress in prepare.prepare(recipe.data, work.model.folder, dataset):

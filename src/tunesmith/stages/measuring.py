@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from tunesmith import files
 from tunesmith.errors import SourceError
 from tunesmith.progress import Progress
-from tunesmith.settings import Recipe
+from tunesmith.settings import LossTask, Recipe
 from tunesmith.stages import outcome
 
 if TYPE_CHECKING:
@@ -54,6 +54,19 @@ def measure(work: Work) -> Iterator[Progress]:
         folder.evaluation, folder.path.name, evaluation.results, evaluation.samples, list(folder.events()), about,
         verdict(evaluation.results),
     )  # fmt: skip
+
+
+def refuse_bad_tasks(work: Work) -> None:
+    """Raises what an evaluation would raise at its start: a file or a judge that is not there is said before hours of
+    training, and not after them."""
+    from tunesmith.evaluation.tasks.judge import Judge
+    from tunesmith.evaluation.tasks.open import open_task
+
+    for settings in work.recipe.evaluate.tasks:
+        if not isinstance(settings, LossTask):
+            task = open_task(settings, work.recipe.folder(), work.folder.evaluation)
+            if isinstance(task, Judge):
+                task.ready()
 
 
 def told(recipe: Recipe) -> dict[str, Any]:

@@ -11,8 +11,7 @@ from tunesmith.export.formats import parse_formats
 from tunesmith.progress import Progress
 from tunesmith.run import STAGES, RunFolder
 from tunesmith.settings import Recipe, make_recipe, read_recipe
-from tunesmith.stages import fitting
-from tunesmith.stages.measuring import NO_TEST_ROWS
+from tunesmith.stages import fitting, measuring
 from tunesmith.stages.outcome import report
 from tunesmith.stages.work import Notify, Stopped, Work
 
@@ -49,6 +48,8 @@ def run(folder: RunFolder, recipe: Recipe, *, stages: tuple[str, ...] = STAGES, 
     if not {"teach", "prepare"} & set(stages) and not folder.exists:  # nor is a folder left behind
         raise RunError(f"{folder} is no run yet; `tunesmith run` does every stage")
     work = Work(folder, recipe if fresh else fitting.as_fitted(folder, recipe), stop, notify)
+    if "evaluate" in stages and folder.stage_inputs("evaluate") is None:
+        measuring.refuse_bad_tasks(work)
     with folder.lock():
         work.settle_other_training(fresh, "train" in stages)
         if stages != ("export",):
@@ -59,7 +60,9 @@ def run(folder: RunFolder, recipe: Recipe, *, stages: tuple[str, ...] = STAGES, 
             if stage == "export" and not recipe.export.formats:
                 continue  # nothing was asked for
             if stage == "evaluate" and len(stages) > 1 and not report(folder)["rows"]["test"]:
-                yield folder.record(Progress("note", stage=stage, message=f"nothing is measured: {NO_TEST_ROWS}"))
+                yield folder.record(
+                    Progress("note", stage=stage, message=f"nothing is measured: {measuring.NO_TEST_ROWS}")
+                )
                 continue  # a training must not end in an error for that
             try:
                 for progress in work.stage(stage, fresh or (stages == ("export",) and work.hands_over)):
