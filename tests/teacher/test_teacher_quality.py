@@ -101,6 +101,11 @@ def test_a_number_is_the_same_however_it_is_written(said, there):
     ("Das dauert etwa fünf Minuten, und die Größe der Datenbank ist dabei nicht von Bedeutung.", "another language"),
     ("It takes 5 minutes.", None), ("```sql\nSELECT count(*) FROM t;\n```", None), ("PolarStore", None), ("5", None),
     ("Yes, you can: open the context menu, and choose Text above image.", None),
+    ("You're right, I was too long. Here's the node:" + " It takes 5 minutes." * 40, "speaks of the request"),
+    ("I'm sorry for the confusion." + " It takes 5 minutes." * 40, "speaks of the request"),
+    ("Sure! Here is a shorter version of it: 5 minutes.", "speaks of the request"),
+    ("以下是修改后的回答：默认保留 7 天。", "speaks of the request"),
+    ("Here is the shortest way: open the menu.", None), ("You are charged for each node.", None),
     ("Say sorry to the guest and offer a new room.", None),
 ])  # fmt: skip
 def test_what_is_wrong_with_an_answer_by_itself_has_a_name(answer, fault):

@@ -15,11 +15,11 @@ Fault = Literal[
     "not the JSON asked for", "empty", "cut off", "refused by the server",  # quarantined: nothing to be judged
     "refusal", "speaks as an AI", "mentions the text", "another language", "not in the passage", "judged wrong",
     "repeats a question", "nearly repeats a row", "repeats an answer", "the same question again", "repeats the prompt",
-    "almost no text",
+    "speaks of the request", "almost no text",
 ]  # fmt: skip
 QUARANTINED: tuple[Fault, ...] = ("not the JSON asked for", "empty", "cut off", "refused by the server")
 ASKED_AGAIN: tuple[Fault, ...] = (*QUARANTINED[:3], "speaks as an AI", "mentions the text", "another language",
-                                 "repeats the prompt")  # fmt: skip
+                                 "repeats the prompt", "speaks of the request")  # fmt: skip
 """Faults of the wording, which asking again can mend. A teacher that says it does not know, or says what is not there,
 is not pressed: it would invent."""
 
@@ -36,6 +36,7 @@ WHY: dict[Language, dict[Fault, str]] = {
         "mentions the text": 'it mentions "the text" or "the passage", which the reader does not see',
         "another language": "it is in another language than the question",
         "repeats the prompt": "it repeats the words of the request; fill in your own",
+        "speaks of the request": "it speaks of this conversation; write only the answer",
     },
     "zh": {
         "not the JSON asked for": "它不是所要求的 JSON",
@@ -45,6 +46,7 @@ WHY: dict[Language, dict[Fault, str]] = {
         "mentions the text": "它提到了读者看不到的“文中”“本文”之类",
         "another language": "它用的语言和问题不同",
         "repeats the prompt": "它照抄了要求里的字句；请填写自己的内容",
+        "speaks of the request": "它谈到了这次对话；只写回答",
     },
 }
 
@@ -65,6 +67,15 @@ _AS_AI = re.compile(
     r"作为(?:一个|一名|一款)?(?:AI|人工智能|语言模型|大模型|智能助手)|我是(?:一个|一名|一款)?(?:AI|人工智能|语言模型)",
     re.IGNORECASE,
 )
+_OF_REQUEST = re.compile(
+    r"\W*(?:You(?:['’]re| are) (?:absolutely )?(?:right|correct)\b|"
+    r"(?:I apologi[sz]e|I(?:['’]m| am) (?:very |so )?sorry|Sorry|My apologies) (?:for|about)\b|"
+    r"(?:(?:Sure|Certainly|Of course)\W+)?Here(?:['’]s| is) (?:a|an|the|my) (?:\w+ )?"
+    r"(?:revised|rewritten|corrected|shorter|improved) |"
+    r"(?:非常)?(?:抱歉|对不起)|(?:好的\W*)?(?:这是|以下是)(?:修改|重写|更正|简化)后)",
+    re.IGNORECASE,
+)
+"""How an answer begins that was asked for again, and replies to that."""
 _A_TEXT = r"(?:passage|text|excerpt|document|context|article)"
 _SAYS = r"(?:above|below|provided|given|states?|says?|mentions?|explains?|describes?|does|is about)"
 _THE_TEXT = re.compile(
@@ -91,6 +102,8 @@ def fault_of(answer: str, question: str) -> Fault | None:
     head = answer[:300]
     if _REFUSAL.search(head) and len(answer) < 600:
         return "refusal"
+    if _OF_REQUEST.match(answer):
+        return "speaks of the request"
     if _mentions_text(answer, question):
         return "mentions the text"
     return None if same_language(answer, question) else "another language"
