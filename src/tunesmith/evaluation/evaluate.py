@@ -32,7 +32,7 @@ from tunesmith.training.loop import row_losses
 from tunesmith.training.prefix import Prefix
 
 TRAINED = 64
-"""Rows of the training that are measured and asked too, to see whether they are known by heart."""
+"""Rows of the training whose loss is measured too, to see whether they are known by heart."""
 
 
 @dataclass(frozen=True)

@@ -33,8 +33,9 @@ def measure(work: Work) -> Iterator[Progress]:
         raise SourceError(f"{folder}: {NO_TEST_ROWS}")
     models = candidates(work)
     kinds = {task.kind for task in recipe.evaluate.tasks}
-    engine, prefix = work.engine, None
-    if "loss" in kinds:
+    if "loss" not in kinds:
+        engine, prefix = work.engine, None
+    else:  # the whole model is opened only where it is needed: it may not fit
         rows = [test.tokens[i][0] for i in range(len(test.tokens))]
         asks = recipe.evaluate.forgetting or len(kinds) > 1
         engine, prefix = yield from work.prefixed("evaluate", lambda: (rows, len(models)), whole=asks)
