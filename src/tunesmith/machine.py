@@ -40,6 +40,11 @@ def read_machine(folder: Path) -> Machine:
     )
 
 
+def within_reach() -> int:
+    """Bytes that this process may have in all: what it holds, and what can still be had."""
+    return psutil.virtual_memory().available + psutil.Process().memory_info().rss
+
+
 def size(count: float) -> str:
     """Bytes as 2.1 GB, 340 MB, 12 kB; the smallest file as 1 kB."""
     if count >= 1e9:

@@ -47,7 +47,7 @@ def verdict(results: Sequence[dict[str, Any]]) -> list[Sentence]:
         learned, worth = worth, learned  # better than the base, and still not worth it
     return [
         *learned[:1], *worth, *learned[1:], *_forgot(base, tuned), *_memorised(tuned), *_ungraded(results),
-        *_checkpoints(results),
+        *_left_out(base), *_checkpoints(results),
     ]  # fmt: skip
 
 
@@ -227,6 +227,11 @@ def _ungraded(results: Sequence[dict[str, Any]]) -> list[Sentence]:
     answers = _how_many(sum(counts.values()), "answer", "answers")
     text = f"{answers} could not be graded and were counted neither as right nor as wrong ({which})."
     return [Sentence(text, "note", "grading")]
+
+
+def _left_out(base: dict[str, Any]) -> list[Sentence]:
+    said = base.get("left_out")
+    return [Sentence(f"{said[0].upper()}{said[1:]}.", "unsure", "grading")] if said else []
 
 
 def _checkpoints(results: Sequence[dict[str, Any]]) -> list[Sentence]:
