@@ -42,7 +42,7 @@ class Asking:
         ]
         # Two tasks may ask the same.
         waiting = list({key: i for i, key in enumerate(keys) if key not in self.kept}.values())
-        told = _Told(name, len(waiting), self.notify)
+        told = _Told(name, len(set(keys)), len(set(keys)) - len(waiting), self.notify)
         for limit in sorted({questions[i].limit or self.limit for i in waiting if not questions[i].choices}):
             asked = [i for i in waiting if not questions[i].choices and (questions[i].limit or self.limit) == limit]
             for part in iterate_by_length([len(prompts[i]) for i in asked], self.batch):
@@ -74,11 +74,12 @@ class Asking:
 
 
 class _Told:
-    """How far it is, told as each token comes: a batch may take minutes."""
+    """How far it is, told as each token comes: a batch may take minutes. What is kept from before counts as done."""
 
-    def __init__(self, name: str, total: int, notify: Callable[[Progress], None]) -> None:
+    def __init__(self, name: str, total: int, kept: int, notify: Callable[[Progress], None]) -> None:
         self._name, self._total, self._notify = name, total, notify
-        self._done = self._tokens = 0
+        self._message = f"{name}: answers" + (f", {kept:,} of them kept from before" if kept else "")
+        self._done, self._tokens = kept, 0
 
     def token(self, limit: int) -> Callable[[int, int], None]:
         """For one batch. Its longest answers take as long as all of it: so much of the limit is so much of the rows."""
@@ -95,5 +96,5 @@ class _Told:
         return self._progress(self._done)
 
     def _progress(self, done: int) -> Progress:
-        return Progress("working", stage="evaluate", model=self._name, message=f"{self._name}: answers", done=done,
+        return Progress("working", stage="evaluate", model=self._name, message=self._message, done=done,
                         total=self._total)  # fmt: skip
