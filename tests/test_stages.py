@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 from tiny_chat import write_rows
 
-from tunesmith import machine, stages
+from tunesmith import files, machine, stages
 from tunesmith.engines import choose
 from tunesmith.errors import CheckFailed, OutOfMemory, RunError, SourceError, StorageError, TrainingError
 from tunesmith.progress import Progress
@@ -108,6 +108,16 @@ def test_a_run_folder_can_be_given_instead_of_its_recipe(recipe):
     assert done(list(stages.run(folder, made))) == ["train", "evaluate"]
     with pytest.raises(RunError, match="is no run folder"):
         stages.open_run(recipe.parent)
+
+
+def test_what_is_neither_run_nor_recipe_is_answered_with_the_runs_there_are(recipe, monkeypatch):
+    monkeypatch.chdir(recipe.parent)
+    with pytest.raises(RunError, match="nothing is neither a run nor a recipe; there is no run here yet"):
+        stages.open_run(Path("runs/nothing"))
+    for name in ("near", "other"):
+        files.write_text(Path("runs") / name / "recipe.toml", recipe.read_text())
+    with pytest.raises(RunError, match="runs/nearr is neither a run nor a recipe; there are runs/near, runs/other"):
+        stages.open_run(Path("runs/nearr"))
 
 
 def test_without_test_rows_a_run_ends_well_and_says_that_nothing_is_measured(recipe):

@@ -156,6 +156,13 @@ class Engine(Protocol):
         """Summed negative log-likelihood (float64 [rows], nats) and learned tokens (int64 [rows])."""
         ...
 
+    def ending_losses(
+        self, prompts: Sequence[Sequence[int]], endings: Sequence[Sequence[Sequence[int]]], *, adapter: bool = True
+    ) -> list[np.ndarray]:
+        """Summed negative log-likelihood (float64, nats) of each of a prompt's ``endings`` behind it, by prompt, all at
+        once. As `losses` of every prompt with every ending, but a prompt is read only once."""
+        ...
+
     def logits(self, ids: Sequence[int], *, adapter: bool = True) -> np.ndarray:
         """float32 [length, vocabulary] for one row."""
         ...

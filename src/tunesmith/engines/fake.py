@@ -118,6 +118,15 @@ class FakeEngine:
         counts = np.bincount(rows, minlength=len(batch.ids)).astype(np.int64)
         return np.bincount(rows, nll, minlength=len(batch.ids)), counts
 
+    def ending_losses(
+        self, prompts: Sequence[Sequence[int]], endings: Sequence[Sequence[Sequence[int]]], *, adapter: bool = True
+    ) -> list[np.ndarray]:
+        def losses(prompt: Sequence[int], ending: Sequence[int]) -> float:
+            row = [*prompt, *ending], [False] * len(prompt) + [True] * len(ending)
+            return float(self.losses(Batch.of([row]), adapter=adapter)[0][0])
+
+        return [np.array([losses(p, one) for one in each]) for p, each in zip(prompts, endings, strict=True)]
+
     def logits(self, ids: Sequence[int], *, adapter: bool = True) -> np.ndarray:
         return self._logits(np.asarray(ids) % len(self._embedding), adapter).astype(np.float32)
 

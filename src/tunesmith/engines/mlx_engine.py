@@ -151,6 +151,12 @@ class MlxEngine:
         rows = np.repeat(np.arange(len(counts)), counts)
         return np.bincount(rows, values, minlength=len(counts)), counts
 
+    def ending_losses(
+        self, prompts: Sequence[Sequence[int]], endings: Sequence[Sequence[Sequence[int]]], *, adapter: bool = True
+    ) -> list[np.ndarray]:
+        with out_of_memory():
+            return self.slots(adapter=adapter).ending_losses(prompts, endings)
+
     def logits(self, ids: Sequence[int], *, adapter: bool = True) -> np.ndarray:
         with out_of_memory(), self._decoder.adapted(adapter):
             return np.array(self._decoder.head(self._decoder.hidden(mx.array([list(ids)]))[0]))

@@ -27,3 +27,11 @@ class TorchSlots(Slots):
         states = self._decoder.read(taken, self._cache, rows, starts, self._updates)
         behind = states[torch.arange(len(ids), device=states.device), torch.tensor(last, device=states.device)]
         return self._decoder.logits(behind).cpu().numpy()
+
+    @torch.no_grad()
+    def _losses(
+        self, ids: np.ndarray, starts: list[int], at: tuple[np.ndarray, np.ndarray], targets: np.ndarray
+    ) -> np.ndarray:
+        taken, rows, places, wished = (torch.from_numpy(a).to(self._decoder.device) for a in (ids, *at, targets))
+        states = self._decoder.read(taken, self._cache, slice(0, len(ids)), starts, self._updates)
+        return self._decoder.token_losses(states[rows, places], wished).cpu().numpy()

@@ -52,6 +52,34 @@ class Slots(ABC):
         self._lengths = [length + 1 for length in self._lengths]
         return logits
 
+    def ending_losses(
+        self, prompts: Sequence[Sequence[int]], endings: Sequence[Sequence[Sequence[int]]]
+    ) -> list[np.ndarray]:
+        """As `Engine.ending_losses`, where no text is under way. The endings of a prompt take turns in the same columns
+        of its row, the longest first, so that those of a turn are of like length."""
+        self.admit(range(len(prompts)), prompts, max(len(one) for each in endings for one in each))
+        turns = [sorted(range(len(each)), key=lambda i: -len(each[i])) for each in endings]
+        found = [np.zeros(len(each)) for each in endings]
+        for turn in range(max(map(len, turns))):
+            taken = [endings[row][order[turn]] if turn < len(order) else [] for row, order in enumerate(turns)]
+            for row, loss in enumerate(self._turn([prompt[-1] for prompt in prompts], taken)):
+                if turn < len(turns[row]):
+                    found[row][turns[row][turn]] = loss
+        return found
+
+    def _turn(self, before: Sequence[int], endings: Sequence[Sequence[int]]) -> np.ndarray:
+        """The loss of one ending of each text; ``before`` is each text's last token, which is read again with it."""
+        ids = np.zeros((len(endings), max(1, *map(len, endings))), np.int64)
+        for row, ending in enumerate(endings):
+            ids[row, : max(1, len(ending))] = [before[row], *ending[:-1]]
+        rows = np.repeat(np.arange(len(endings)), [len(ending) for ending in endings])
+        columns = np.array([column for ending in endings for column in range(len(ending))], np.int64)
+        targets = np.array([token for ending in endings for token in ending], np.int64)
+        if not len(targets):
+            return np.zeros(len(endings))
+        losses = self._losses(ids, [length - 1 for length in self._lengths], (rows, columns), targets)
+        return np.bincount(rows, losses, minlength=len(endings))
+
     def leave(self, rows: Sequence[int]) -> None:
         """Forget these texts; the last ones take their places."""
         for row in rows:
@@ -72,8 +100,15 @@ class Slots(ABC):
 
     @abstractmethod
     def _logits(self, ids: np.ndarray, rows: slice, starts: list[int], last: list[int]) -> np.ndarray:
-        """Take in ids [rows, n], from one column on, or each row at its own (then n is 1). Returns float32
+        """Take in ids [rows, n], from one column on, or each row at its own. Returns float32
         [rows, vocabulary], the logits behind the id at ``last`` of each row."""
+
+    @abstractmethod
+    def _losses(
+        self, ids: np.ndarray, starts: list[int], at: tuple[np.ndarray, np.ndarray], targets: np.ndarray
+    ) -> np.ndarray:
+        """Take in ids [rows, n], each of all rows from its own column on. Returns float32 [targets], the negative
+        log-likelihood of a target behind the id ``at`` (row, place)."""
 
 
 class Picker:

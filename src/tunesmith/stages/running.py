@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -30,9 +31,21 @@ def open_run(
         if overrides:
             recipe = make_recipe(recipe.model_dump(mode="json", exclude_none=True), overrides, str(recipe_or_run))
         return folder, recipe
+    if not recipe_or_run.exists() and recipe_or_run.suffix != ".toml":
+        raise RunError(f"{recipe_or_run} is neither a run nor a recipe; {_runs_near(recipe_or_run)}")
     recipe = read_recipe(recipe_or_run, overrides)
     name = recipe_or_run.resolve().parent.name if recipe_or_run.stem == "recipe" else recipe_or_run.stem
     return RunFolder(run or Path("runs") / name), recipe
+
+
+def _runs_near(path: Path) -> str:
+    """The runs that may have been meant: beside the path, or where runs are as a rule."""
+    folders = dict.fromkeys(one for where in (path.parent, Path("runs")) for one in sorted(where.glob("*")))
+    runs = [str(one) for one in folders if RunFolder(one).exists]
+    if not runs:
+        return "there is no run here yet, and `tunesmith init` writes a recipe"
+    near = difflib.get_close_matches(str(path), runs, 5, cutoff=0)
+    return f"there {'is' if len(runs) == 1 else 'are'} {', '.join(near)}{' and others' if len(runs) > 5 else ''}"
 
 
 def run(folder: RunFolder, recipe: Recipe, *, stages: tuple[str, ...] = STAGES, fresh: bool = False,
