@@ -4,7 +4,7 @@ import json
 from pathlib import Path
 
 import pytest
-from tiny_chat import write_rows
+from tiny_chat import write_recipe, write_rows
 
 from tunesmith import files, machine, stages
 from tunesmith.engines import choose
@@ -15,12 +15,6 @@ from tunesmith.stages import measuring
 from tunesmith.stages.work import Work
 
 RECIPE = """
-[model]
-name = "{model}"
-engine = "torch"
-precision = "fp32"
-[data]
-sources = ["rows.jsonl"]
 [train]
 epochs = 1
 batch = 8
@@ -32,7 +26,7 @@ learning_rate = 1e-2
 def recipe(tmp_path: Path, tiny_model: Path) -> Path:
     write_rows(tmp_path / "rows.jsonl", 60)
     path = tmp_path / "sums.toml"
-    path.write_text(RECIPE.format(model=tiny_model))
+    write_recipe(path, tiny_model, RECIPE)
     return path
 
 

@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 from fake_ollama import FakeOllama
 from safetensors.numpy import load, save
-from tiny_chat import write_rows
+from tiny_chat import write_recipe, write_rows
 
 from tunesmith import files, machine, stages
 from tunesmith.cli import console, hand_over
@@ -30,12 +30,6 @@ from tunesmith.serving import answers
 from tunesmith.stages.work import Work
 
 RECIPE = """
-[model]
-name = "{model}"
-engine = "torch"
-precision = "fp32"
-[data]
-sources = ["rows.jsonl"]
 system = "You add."
 [train]
 epochs = 2
@@ -53,7 +47,7 @@ prompts = 3
 def trained(tmp_path_factory: pytest.TempPathFactory, tiny_model: Path) -> Path:
     folder = tmp_path_factory.mktemp("trained")
     write_rows(folder / "rows.jsonl", 60)
-    (folder / "sums.toml").write_text(RECIPE.format(model=tiny_model))
+    write_recipe(folder / "sums.toml", tiny_model, RECIPE)
     run, recipe = stages.open_run(folder / "sums.toml", folder / "sums")
     for _ in stages.run(run, recipe):
         pass
@@ -299,7 +293,7 @@ def test_what_ends_an_export_anyway_is_said_before_anything_is_written(trained, 
 )
 def test_a_format_that_cannot_be_is_said_before_hours_of_training(name, error, tmp_path, tiny_model):
     write_rows(tmp_path / "rows.jsonl", 60)
-    (tmp_path / "sums.toml").write_text(RECIPE.format(model=tiny_model))
+    write_recipe(tmp_path / "sums.toml", tiny_model, RECIPE)
     run, recipe = stages.open_run(tmp_path / "sums.toml", tmp_path / "run", {"export.formats": [name]})
     with pytest.raises(error):
         list(stages.run(run, recipe))
