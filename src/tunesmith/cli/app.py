@@ -17,6 +17,7 @@ from tunesmith.cli.flags import parse_settings, settings_help, settings_last
 from tunesmith.cli.init import Like
 
 Target = Literal["gguf", "lora", "merged", "mlx", "mlx-lora", "ollama", "lmstudio"]
+Tracker = Literal["tensorboard", "trackio", "wandb"]
 Published = Literal["adapter", "gguf", "merged", "mlx"]
 RecipeOrRun = Annotated[Path, Parameter(help="A recipe file, or the folder of a run.")]
 Setting = Annotated[str, Parameter(allow_leading_hyphen=True, help="Settings, as in --train.epochs 3; listed below.")]
@@ -315,6 +316,22 @@ def chat(model: str, /) -> None:
     from tunesmith.serving.answers import open_chat
 
     talk(open_chat(model))
+
+
+@app.command(sort_key=8)
+def track(run: Path, /, *, to: Tracker = "tensorboard", json: Json = False) -> None:
+    """Send what a run has measured so far to a tracker: losses, rates, scores. `train.trackers` does it while it runs.
+
+    Parameters
+    ----------
+    run
+        The folder of a run.
+    to
+        TensorBoard's files in the run folder, trackio, or Weights & Biases; the last two where they are installed.
+    """
+    from tunesmith.cli import track as tracking
+
+    tracking.track(run, to, as_json=json)
 
 
 @app.command(sort_key=12)
