@@ -305,17 +305,16 @@ def publish(run: Path, /, *, to: str, what: Published = "adapter", public: bool 
 
 @app.command(sort_key=11)
 def chat(model: str, /) -> None:
-    """Talk to a model in this terminal, or pipe questions in, one a line.
+    """Talk to a model in this terminal, or pipe questions in, one a line. /help there says what else can be done.
 
     Parameters
     ----------
     model
         The folder of a run (its tuned model), or any model that a recipe can name.
     """
-    from tunesmith.cli.chat import chat as talk
-    from tunesmith.serving.answers import open_chat
+    from tunesmith.cli.chat import open_and_chat
 
-    talk(open_chat(model))
+    open_and_chat(model)
 
 
 @app.command(sort_key=8)

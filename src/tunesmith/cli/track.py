@@ -20,7 +20,9 @@ def track(run: Path, to: str, *, as_json: bool) -> None:
 
         sent = send(RunFolder(run), to)
         if not as_json:
-            console.print(Text.assemble(("✓ ", "bold green"), f"{words.how_many(sent.points, 'point')}, to be seen with"))
+            console.print(
+                Text.assemble(("✓ ", "bold green"), f"{words.how_many(sent.points, 'point')}, to be seen with")
+            )
             console.print(Text(f"  {visible(sent.place)}", "bold cyan"), soft_wrap=True)  # to be copied whole
     if as_json:
         print_json({"run": str(run), **asdict(sent)})

@@ -62,4 +62,5 @@ class TrainSettings(Section):
     seed: int = 0
     """Draws another adapter to start from and another order of rows."""
     trackers: tuple[Tracker, ...] = ()
-    """Where the numbers go while it runs, beside progress.jsonl: tensorboard (files in the run folder), trackio, wandb."""
+    """Where the numbers go while it runs, beside progress.jsonl: "tensorboard" (files in the run folder), "trackio",
+    "wandb"."""

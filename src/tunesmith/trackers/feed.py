@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from types import TracebackType
 
 from tunesmith.errors import TrackerError
@@ -23,7 +24,7 @@ class Feed:
 
     def __init__(self, folder: RunFolder, recipe: Recipe) -> None:
         self._folder, self._recipe = folder, recipe
-        self._waiting = list(dict.fromkeys(recipe.train.trackers))
+        self._waiting: list[str] = list(dict.fromkeys(recipe.train.trackers))
         self._open: dict[str, Tracker] = {}
         self._reader, self._since = Reader(), time.time()
         self._looked = False
@@ -43,16 +44,15 @@ class Feed:
         if self._looked:
             return []
         self._looked = True
-        return [note for name in list(self._waiting) if (note := self._guarded(name, lambda name=name: need(name)))]
+        return [note for name in list(self._waiting) if (note := self._guarded(name, partial(need, name)))]
 
     def _take(self, progress: Progress) -> list[str]:
         measure = self._reader.read(progress)
         if measure is None:
             return []
-        notes = [self._guarded(name, lambda tracker=tracker: tracker.log(measure))
-                 for name, tracker in list(self._open.items())]  # fmt: skip
+        notes = [self._guarded(name, partial(tracker.log, measure)) for name, tracker in list(self._open.items())]
         for name in list(self._waiting):  # what they are sent when they are opened ends with this event
-            notes.append(self._guarded(name, lambda name=name: self._begin(name)))
+            notes.append(self._guarded(name, partial(self._begin, name)))
         return [note for note in notes if note]
 
     def _begin(self, name: str) -> None:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import os
 import time
-from typing import Any, ClassVar, Protocol
+from abc import ABC, abstractmethod
+from typing import Any, ClassVar
 
 from tunesmith import files
 from tunesmith.errors import TrackerError
@@ -14,22 +15,25 @@ SECONDS_BETWEEN_FLUSHES = 2.0
 """A flush waits for the disk: not one at every step."""
 
 
-class Tracker(Protocol):
+class Tracker(ABC):
     package: ClassVar[str]
     whole: ClassVar[bool]
     """Whether it is given the training from its beginning each time it is opened; else only what is new."""
+    place: str
+    """Where a person finds what was sent: a command or an address."""
 
-    @property
-    def place(self) -> str:
-        """Where a person finds what was sent: a command or an address."""
-        ...
+    @abstractmethod
+    def __init__(self, training: Training, live: bool) -> None:
+        """``live``: while the training goes on."""
 
+    @abstractmethod
     def log(self, measure: Measure) -> None: ...
 
+    @abstractmethod
     def close(self) -> None: ...
 
 
-class TensorBoard:
+class TensorBoard(Tracker):
     """Event files in the run folder, written anew each time: a crash leaves no step twice in them."""
 
     package, whole = "tensorboardX", True
@@ -43,10 +47,11 @@ class TensorBoard:
         for old in folder.glob("events.out.tfevents.*"):
             old.unlink()
         self.place = f"tensorboard --logdir {folder}"
-        self._event = event_pb2.Event
+        protos: Any = event_pb2  # its classes are made when it is imported
+        self._event = protos.Event
         self._writer = EventsWriter(str(folder / "events"))
         self._flushed = 0.0
-        start = event_pb2.SessionLog(status=event_pb2.SessionLog.START)
+        start = protos.SessionLog(status=protos.SessionLog.START)
         self._writer.write_event(self._event(wall_time=time.time(), step=0, session_log=start))  # forget the old ones
 
     def log(self, measure: Measure) -> None:
@@ -62,7 +67,7 @@ class TensorBoard:
         self._writer.close()
 
 
-class Trackio:
+class Trackio(Tracker):
     """Hugging Face's tracker, on this machine unless TRACKIO_SPACE_ID names a Space. It cannot be asked what it has, so
     a training that is continued adds to its run, and one that is sent later is a run of its own."""
 
@@ -85,7 +90,7 @@ class Trackio:
         self._run.finish()
 
 
-class WeightsAndBiases:
+class WeightsAndBiases(Tracker):
     """wandb.ai, or a server of one's own; WANDB_MODE=offline keeps it here. What it has already is not sent again."""
 
     package, whole = "wandb", True
@@ -112,7 +117,7 @@ class WeightsAndBiases:
         self._run.finish()
 
 
-TRACKERS: dict[str, type[TensorBoard] | type[Trackio] | type[WeightsAndBiases]] = {
+TRACKERS: dict[str, type[Tracker]] = {
     "tensorboard": TensorBoard, "trackio": Trackio, "wandb": WeightsAndBiases,
 }  # fmt: skip
 
