@@ -94,7 +94,9 @@ def commands_page(helps: dict[str, str]) -> str:
     """One line a command."""
     lines = ["# Commands", "", "Written by `make docs` from what each command says of itself.", "",
              "| command | |", "|---|---|"]  # fmt: skip
-    lines += [f"| [`tunesmith {name}`](commands/{name}.md) | {first_sentence(shown)} |" for name, shown in helps.items()]
+    lines += [
+        f"| [`tunesmith {name}`](commands/{name}.md) | {first_sentence(shown)} |" for name, shown in helps.items()
+    ]
     return "\n".join(lines) + "\n"
 
 

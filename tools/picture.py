@@ -7,9 +7,9 @@ import re
 import sys
 from pathlib import Path
 
+from rich.ansi import AnsiDecoder
 from rich.cells import cell_len
 from rich.console import Console
-from rich.text import Text
 
 MOST_BYTES = 60_000
 FONT = "ui-monospace, Menlo, Consolas, 'DejaVu Sans Mono', 'Noto Sans Mono CJK SC', monospace"
@@ -17,7 +17,7 @@ FONT = "ui-monospace, Menlo, Consolas, 'DejaVu Sans Mono', 'Noto Sans Mono CJK S
 
 def picture(screen: str, title: str) -> str:
     """An SVG of text with escape sequences, which loads nothing from anywhere: rich's own names a font on the net."""
-    lines = [Text.from_ansi(line) for line in screen.rstrip().split("\n")]
+    lines = list(AnsiDecoder().decode(screen.rstrip()))  # a style goes on in the next line
     width = max(cell_len(line.plain.rstrip()) for line in lines)
     console = Console(record=True, width=width, file=io.StringIO(), force_terminal=True, color_system="truecolor")
     for line in lines:
