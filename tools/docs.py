@@ -63,9 +63,8 @@ def commands() -> dict[str, str]:
 
     from tunesmith.cli.app import app
 
-    named = [(name, app[name]) for name in app if not name.startswith("-")]
     helps: dict[str, str] = {}
-    for name, command in sorted(named, key=lambda pair: (pair[1].sort_key, pair[0])):
+    for _, name in sorted((app[name].sort_key, name) for name in app if not name.startswith("-")):
         console = Console(file=io.StringIO(), width=100, highlight=False, color_system=None)
         app.help_print([name], console=console)
         shown = console.file.getvalue().strip()  # pyright: ignore[reportAttributeAccessIssue]

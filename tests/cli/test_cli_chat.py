@@ -162,9 +162,9 @@ def test_saving_never_writes_over_a_file_unless_it_is_told_to(monkeypatch, tmp_p
     piped(monkeypatch, f"a\n/save! {path}\n")
     assert json.loads(path.read_text())["messages"][0] == {"role": "user", "content": "a"}
     typed(monkeypatch, [f"/save {tmp_path / 'b.md'}", "a", "/save b.docx", "/save"], tmp_path)
-    shown = capsys.readouterr().out
-    assert "there is nothing to save yet" in shown
-    assert shown.count("name a file that ends in .jsonl") == 2
+    shown = capsys.readouterr()
+    assert "there is nothing to save yet" in shown.out
+    assert shown.err.count("name a file that ends in .jsonl") == 2
 
 
 def test_base_and_tuned_both_answer_and_the_tuned_one_is_remembered(monkeypatch, capsys):

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -71,19 +70,19 @@ class Talk:
                 self._answer(line)
         elif name in ("/exit", "/quit"):
             return False
-        elif command := getattr(self, f"_do_{COMMANDS.get(name, '')}", None):
-            command(rest.strip())
+        elif command := COMMANDS.get(name):
+            command(self, rest.strip())
         else:
             self.say(f"there is no {visible(name)}; there are\n{HELP}" if name != "/help" else HELP)
         return True
 
     # -- commands --------------------------------------------------------------------------------
 
-    def _do_reset(self, _: str) -> None:
+    def reset(self, _: str) -> None:
         self.messages.clear()
         self.say("forgotten")
 
-    def _do_system(self, text: str) -> None:
+    def set_system(self, text: str) -> None:
         if text:
             self.model.system = text
             self.say("it holds from the next answer on")
@@ -91,7 +90,7 @@ class Talk:
             known = self.model.system
             self.say(f"system: {visible(known)}" if known else "there is no system message; /system TEXT sets one")
 
-    def _do_compare(self, _: str) -> None:
+    def compare(self, _: str) -> None:
         if not self.model.adapter:
             self.say(f"{visible(self.model.name)} has no base beside it: only a run has both")
             return
@@ -99,7 +98,7 @@ class Talk:
         self.say("base and tuned both answer; the conversation goes on with the tuned one's answers"
                  if self.comparing else "the tuned model answers alone")  # fmt: skip
 
-    def _do_retry(self, _: str) -> None:
+    def retry(self, _: str) -> None:
         if not self.messages:
             self.say("nothing was asked yet")
             return
@@ -115,20 +114,22 @@ class Talk:
                 self.messages[:] = before
             raise
 
-    def _do_save(self, name: str, *, over: bool = False) -> None:
+    def save(self, name: str, *, over: bool = False) -> None:
         path = Path(name).expanduser()
         if not self.messages:
             self.say("there is nothing to save yet")
         elif path.suffix not in (".jsonl", ".md"):
-            self.say("name a file that ends in .jsonl, as a row to learn from, or in .md, to read")
+            raise StorageError(
+                f"{name or '/save'}: name a file that ends in .jsonl, as a row to learn from, or .md, to read"
+            )
         elif path.exists() and not over:
             raise StorageError(f"{path} is there already; /save! {name} writes over it")
         else:
             files.write_text(path, self._row() if path.suffix == ".jsonl" else self._page())
             self.say(f"saved in {path}")
 
-    def _do_save_over(self, name: str) -> None:
-        self._do_save(name, over=True)
+    def save_over(self, name: str) -> None:
+        self.save(name, over=True)
 
     def _row(self) -> str:
         system = [{"role": "system", "content": self.model.system}] if self.model.system else []
@@ -162,24 +163,27 @@ class Talk:
         self.messages.append({"role": "assistant", "content": answer})
 
 
-COMMANDS = {"/reset": "reset", "/system": "system", "/compare": "compare", "/retry": "retry", "/save": "save",
-            "/save!": "save_over"}  # fmt: skip
+COMMANDS: dict[str, Callable[[Talk, str], None]] = {
+    "/reset": Talk.reset, "/system": Talk.set_system, "/compare": Talk.compare, "/retry": Talk.retry,
+    "/save": Talk.save, "/save!": Talk.save_over,
+}  # fmt: skip
 Ask = Callable[[bool | None, OnText], str]
 
 
 def _stream(ask: Ask, said: list[str], adapter: bool | None = None) -> str:
     """Write an answer to stdout as it comes; ``said`` gets its pieces."""
+    out = standard_output().file
 
     def on_text(text: str) -> None:
         said.append(text)
-        sys.stdout.write(visible(text))
-        sys.stdout.flush()
+        out.write(visible(text))
+        out.flush()
 
     answer = ask(adapter, on_text)
     if not said:
         on_text(answer)
     if not "".join(said).endswith("\n"):
-        sys.stdout.write("\n")
+        out.write("\n")
     return answer
 
 
