@@ -53,6 +53,7 @@ CHANGES: dict[str, Any] = {
     "train.save_minutes": 1e-6,
     "train.patience": 1,
     "train.seed": 1,
+    "train.trackers": ["tensorboard"],
     "evaluate.tasks": [{"kind": "sql", "database": "shop.sql"}],
     "evaluate.checkpoints": False,
     "evaluate.forgetting": False,
@@ -150,7 +151,8 @@ def observe(folder: Path, model: Path, run: Path, overrides: dict[str, Any]) -> 
     left = {str(p.relative_to(run)): p.read_bytes() for p in sorted(run.rglob("*"))
             if p.name in ("train.jsonl", "valid.jsonl", "test.jsonl", "report.json", "results.json", "samples.jsonl",
                           "adapter_model.safetensors", "adapter_config.json")}  # fmt: skip
-    return calls, events, left, _proofs(run), sorted(p.name.replace(run.name, "") for p in (run / "export").glob("*"))
+    files = sorted(p.name.replace(run.name, "") for p in (run / "export").glob("*"))
+    return calls, events, left, _proofs(run), files, (run / "tensorboard").exists()
 
 
 def _proofs(run: Path) -> list[Any]:

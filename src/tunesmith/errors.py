@@ -8,6 +8,7 @@
     ├── EngineError             this machine cannot run what was asked
     │   └── OutOfMemory         … because it does not fit
     ├── TrainingError           training cannot go on (NaN, divergence, other settings)
+    ├── TrackerError            a tracker is not installed or does not answer
     ├── RunError                a run folder is missing, locked or of another recipe
     └── StorageError            the disk is full or cannot be written
     CheckFailed                 a check or proof did not hold: exit 3
@@ -49,6 +50,10 @@ class OutOfMemory(EngineError):
 
 class TrainingError(TunesmithError):
     """Training cannot go on."""
+
+
+class TrackerError(TunesmithError):
+    """A tracker is not installed, or does not answer."""
 
 
 class RunError(TunesmithError):

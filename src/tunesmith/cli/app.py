@@ -17,6 +17,7 @@ from tunesmith.cli.flags import parse_settings, settings_help, settings_last
 from tunesmith.cli.init import Like
 
 Target = Literal["gguf", "lora", "merged", "mlx", "mlx-lora", "ollama", "lmstudio"]
+Tracker = Literal["tensorboard", "trackio", "wandb"]
 Published = Literal["adapter", "gguf", "merged", "mlx"]
 RecipeOrRun = Annotated[Path, Parameter(help="A recipe file, or the folder of a run.")]
 Setting = Annotated[str, Parameter(allow_leading_hyphen=True, help="Settings, as in --train.epochs 3; listed below.")]
@@ -304,17 +305,32 @@ def publish(run: Path, /, *, to: str, what: Published = "adapter", public: bool 
 
 @app.command(sort_key=11)
 def chat(model: str, /) -> None:
-    """Talk to a model in this terminal, or pipe questions in, one a line.
+    """Talk to a model in this terminal, or pipe questions in, one a line. /help there says what else can be done.
 
     Parameters
     ----------
     model
         The folder of a run (its tuned model), or any model that a recipe can name.
     """
-    from tunesmith.cli.chat import chat as talk
-    from tunesmith.serving.answers import open_chat
+    from tunesmith.cli.chat import open_and_chat
 
-    talk(open_chat(model))
+    open_and_chat(model)
+
+
+@app.command(sort_key=8)
+def track(run: Path, /, *, to: Tracker = "tensorboard", json: Json = False) -> None:
+    """Send what a run has measured so far to a tracker: losses, rates, scores. `train.trackers` does it while it runs.
+
+    Parameters
+    ----------
+    run
+        The folder of a run.
+    to
+        TensorBoard's files in the run folder, trackio, or Weights & Biases; the last two where they are installed.
+    """
+    from tunesmith.cli import track as tracking
+
+    tracking.track(run, to, as_json=json)
 
 
 @app.command(sort_key=12)

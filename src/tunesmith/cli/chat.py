@@ -5,28 +5,28 @@ from __future__ import annotations
 import contextlib
 import os
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Protocol
 
 from rich.text import Text
 
 from tunesmith.cli.console import standard_error, standard_output, visible
+from tunesmith.cli.prose import Prose
+from tunesmith.cli.talk import Chat, Talk
 from tunesmith.errors import TunesmithError
 
-HELP = "/reset forgets the conversation, /exit or Ctrl-D leaves, Ctrl-C stops an answer"
-PROMPT = "› "
-
-Messages = list[dict[str, str]]
+PROMPT, MORE = "› ", "… "
+QUOTES = '"""'
 
 
-class Chat(Protocol):
-    """What is talked to."""
+def open_and_chat(name: str) -> None:
+    """`tunesmith chat`."""
+    from tunesmith.serving.answers import open_chat
 
-    @property
-    def name(self) -> str: ...
-
-    def answer(self, messages: Messages, on_text: Callable[[str], None]) -> str: ...
+    status = standard_error().status(f"loading {visible(name)}") if sys.stdin.isatty() else contextlib.nullcontext()
+    with status:
+        model = open_chat(name)
+    chat(model)
 
 
 def chat(model: Chat) -> None:
@@ -34,38 +34,31 @@ def chat(model: Chat) -> None:
     if sys.stdin.isatty():
         _converse(model)
         return
-    messages: Messages = []
+    talk = Talk(model, lambda text: None)
     for line in sys.stdin:
-        if not _command(line.strip(), messages, _say_nothing):
+        if not talk.hear(line.strip()):
             return
-        if line.strip() and not line.startswith("/"):
-            _answer(model, line.strip(), messages)
 
 
 def _converse(model: Chat) -> None:
-    _say(f"{model.name} · {HELP}")
-    messages: Messages = []
+    _say(f"{visible(model.name)} · /help says what can be done, Ctrl-D leaves")
+    talk = Talk(model, _say)
     with _line_editing():
-        while (question := _ask()) is not None:
-            if not _command(question, messages, _say):
-                return
-            if not question or question.startswith("/"):
-                continue
-            known = len(messages)
+        while (line := _read()) is not None:
             try:
-                _answer(model, question, messages)
+                if not talk.hear(line):
+                    return
             except KeyboardInterrupt:
                 _say("\nstopped")
             except TunesmithError as error:
-                del messages[known:]
-                standard_error().print(Text(f"\ntunesmith: {error}", "red"), soft_wrap=True)
+                standard_error().print(Text(f"tunesmith: {visible(str(error))}", "red"), soft_wrap=True)
 
 
-def _ask() -> str | None:
-    """The next question; None when the person leaves."""
+def _read() -> str | None:
+    """The next question or command; None when the person leaves."""
     while True:
         try:
-            return input(PROMPT).strip()
+            return _whole(input(PROMPT).strip())
         except EOFError:
             print()
             return None
@@ -74,59 +67,31 @@ def _ask() -> str | None:
             _say("Ctrl-D leaves")
 
 
-def _command(line: str, messages: Messages, say: Callable[[str], None]) -> bool:
-    """Do what a line beginning with / asks for. False when it asks to leave."""
-    if line in ("/exit", "/quit"):
-        return False
-    if line == "/reset":
-        messages.clear()
-        say("forgotten")
-    elif line.startswith("/"):
-        say(HELP)
-    return True
-
-
-def _answer(model: Chat, question: str, messages: Messages) -> None:
-    """Stream the answer to stdout. A stopped answer stays in the conversation as far as it came."""
-    messages.append({"role": "user", "content": question})
-    said: list[str] = []
-
-    def on_text(text: str) -> None:
-        said.append(text)
-        sys.stdout.write(visible(text))
-        sys.stdout.flush()
-
-    try:
-        answer = model.answer(list(messages), on_text)
-    except KeyboardInterrupt:
-        if "".join(said).strip():
-            messages.append({"role": "assistant", "content": "".join(said).strip()})
-        else:
-            messages.pop()
-        raise
-    if not said:
-        on_text(answer)
-    if not "".join(said).endswith("\n"):
-        on_text("\n")
-    messages.append({"role": "assistant", "content": answer})
+def _whole(text: str) -> str:
+    """Several lines between three quotes are one question."""
+    if not text.startswith(QUOTES):
+        return text
+    text = text.removeprefix(QUOTES)
+    while not text.endswith(QUOTES):
+        text += "\n" + input(MORE).rstrip()
+    return text.removesuffix(QUOTES).strip()
 
 
 def _say(text: str) -> None:
-    standard_output().print(Text(text, "dim"), soft_wrap=True)
-
-
-def _say_nothing(text: str) -> None:
-    """Piped output holds answers only."""
+    standard_output().print(Prose(text, "dim"))
 
 
 @contextlib.contextmanager
 def _line_editing() -> Iterator[None]:
-    """Arrow keys and a history that outlives the chat, where the system has readline."""
+    """Arrow keys, lines that are pasted together, and a history that outlives the chat, where the system has
+    readline."""
     try:
         import readline
     except ImportError:  # Windows has its own
         yield
         return
+    if "libedit" not in (readline.__doc__ or ""):
+        readline.parse_and_bind("set enable-bracketed-paste on")  # else each pasted line is a question
     history = Path(os.environ.get("XDG_STATE_HOME") or Path.home() / ".local" / "state") / "tunesmith" / "history"
     with contextlib.suppress(OSError):
         readline.read_history_file(history)

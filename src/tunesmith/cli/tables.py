@@ -12,6 +12,7 @@ from rich.table import Table
 from rich.text import Text
 
 from tunesmith.cli import words
+from tunesmith.cli.answers import Answers
 from tunesmith.cli.console import visible
 from tunesmith.cli.prose import Prose
 
@@ -130,14 +131,8 @@ def hanging(sign: str, message: str, style: str) -> RenderableType:
 
 def side_by_side(question: str, base: str, tuned: str, reference: str | None) -> RenderableType:
     """Both models' answers to one question; ✓ where an answer is the reference, word for word."""
-    table = Table(box=box.ROUNDED, border_style="dim", expand=True)
-    for name, answer, style in (("base", base, "yellow"), ("tuned", tuned, "green")):
-        same = " ✓" if reference is not None and " ".join(answer.split()) == " ".join(reference.split()) else ""
-        table.add_column(Text(name + same, f"bold {style}"), ratio=1)
-    table.add_row(
-        *(Prose(visible(answer.strip())) if answer.strip() else Text("(nothing)", "dim") for answer in (base, tuned))
-    )
-    parts: list[RenderableType] = [Text(), hanging("›", visible(question.strip()), "bold cyan"), table]
+    parts: list[RenderableType] = [Text(), hanging("›", visible(question.strip()), "bold cyan")]
+    parts.append(Answers(base, tuned, reference))
     if reference is not None:
         parts.append(hanging("reference", visible(reference.strip()), "dim"))
     return Group(*parts)

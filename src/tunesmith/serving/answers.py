@@ -40,7 +40,7 @@ class Answerer:
         self.system, self.adapter, self.max_new_tokens = system, adapter, max_new_tokens
 
     def answer(self, messages: Sequence[dict[str, Any]], on_text: Callable[[str], None] = lambda _: None,
-               *, adapter: bool | None = None) -> str:  # fmt: skip
+               *, adapter: bool | None = None, temperature: float = 0.0, seed: int = 0) -> str:  # fmt: skip
         """The model's answer to a conversation; ``on_text`` gets it piece by piece as it is written."""
         if self.system and messages[0]["role"] != "system":
             messages = [{"role": "system", "content": self.system}, *messages]
@@ -60,6 +60,8 @@ class Answerer:
             [self.chat.prompt(messages)],
             max_new_tokens=self.max_new_tokens,
             stop=self.chat.stop,
+            temperature=temperature,
+            seed=seed,
             adapter=use,
             on_token=take,
         )

@@ -9,6 +9,7 @@ from pydantic import Field
 from tunesmith.settings.section import Section
 
 Module = Literal["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
+Tracker = Literal["tensorboard", "trackio", "wandb"]
 
 
 class LoraSettings(Section):
@@ -60,3 +61,6 @@ class TrainSettings(Section):
     """Stop after that many validations without a better loss; empty: never."""
     seed: int = 0
     """Draws another adapter to start from and another order of rows."""
+    trackers: tuple[Tracker, ...] = ()
+    """Where the numbers go while it runs, beside progress.jsonl: "tensorboard" (files in the run folder), "trackio",
+    "wandb"."""

@@ -81,7 +81,7 @@ def as_fitted(folder: RunFolder, recipe: Recipe) -> Recipe:
 
 def asked(recipe: Recipe) -> str:
     """Hash of what a person asks of a training, whatever became of it."""
-    train = recipe.train.model_dump(mode="json", exclude={"fit", "save_minutes", "prefix"})
+    train = recipe.train.model_dump(mode="json", exclude={"fit", "save_minutes", "prefix", "trackers"})
     return files.value_hash([recipe.model.model_dump(mode="json"), recipe.data.model_dump(mode="json"), train])
 
 

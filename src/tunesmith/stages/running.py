@@ -15,6 +15,7 @@ from tunesmith.settings import Recipe, make_recipe, read_recipe
 from tunesmith.stages import fitting, measuring
 from tunesmith.stages.outcome import report
 from tunesmith.stages.work import Notify, Stopped, Work
+from tunesmith.trackers import Feed
 
 
 def open_run(
@@ -63,7 +64,7 @@ def run(folder: RunFolder, recipe: Recipe, *, stages: tuple[str, ...] = STAGES, 
     work = Work(folder, recipe if fresh else fitting.as_fitted(folder, recipe), stop, notify)
     if "evaluate" in stages and folder.stage_inputs("evaluate") is None:
         measuring.refuse_bad_tasks(work)
-    with folder.lock():
+    with folder.lock(), Feed(folder, work.recipe) as feed:
         work.settle_other_training(fresh, "train" in stages)
         if stages != ("export",):
             folder.save_recipe(work.recipe)
@@ -79,7 +80,7 @@ def run(folder: RunFolder, recipe: Recipe, *, stages: tuple[str, ...] = STAGES, 
                 continue  # a training must not end in an error for that
             try:
                 for progress in work.stage(stage, fresh or (stages == ("export",) and work.hands_over)):
-                    yield folder.record(progress)
+                    yield from feed.follow(folder.record(progress))
                     if stage not in ("teach", "train") and stop():
                         return  # these stop by themselves, at a reply or a step; the other stages lose nothing
             except Stopped:

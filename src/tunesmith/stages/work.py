@@ -94,7 +94,7 @@ class Work:
             taught = [self.inputs("teach"), *self._taught_hashes()] if recipe.teacher.is_set else []
             return files.value_hash([PREPARING, self.model.hash, data, self._source_hashes, *taught])
         if stage == "train":
-            settings = recipe.train.model_dump(exclude={"save_minutes", "prefix", "fit"})
+            settings = recipe.train.model_dump(exclude={"save_minutes", "prefix", "fit", "trackers"})
             return files.value_hash(
                 [TRAINING, self.inputs("prepare"), recipe.model.model_dump(exclude={"name"}), settings]
             )
