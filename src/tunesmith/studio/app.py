@@ -13,11 +13,18 @@ from starlette.routing import BaseRoute
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from tunesmith.errors import TunesmithError
-from tunesmith.studio import home, preferences, static_files
+from tunesmith.studio import evaluation, home, live, preferences, rows, static_files
 from tunesmith.studio.context import Missing, Project
 from tunesmith.studio.render import HEADERS, refusal, words
 
-PAGES: tuple[Sequence[BaseRoute], ...] = (static_files.routes, preferences.routes, home.routes)
+PAGES: tuple[Sequence[BaseRoute], ...] = (
+    static_files.routes,
+    preferences.routes,
+    home.routes,
+    live.routes,
+    rows.routes,
+    evaluation.routes,
+)
 """A page is a module of its own with a list ``routes``."""
 
 
