@@ -82,10 +82,11 @@ def within(folder: Path, name: str, refusal: str) -> Path:
     """The path of that name below ``folder``. Raises `Missing` where it, or a link in it, leads out."""
     path = folder / name
     try:
-        inside = bool(name) and "\0" not in name and path.resolve().is_relative_to(folder.resolve())
-    except (OSError, ValueError):  # too long, a loop of links
+        inside = folder.resolve() in path.resolve().parents
+        path.exists()
+    except (OSError, ValueError, RuntimeError):  # too long, no path at all, links in a circle
         inside = False
-    if not inside or path.resolve() == folder.resolve():
+    if not inside:
         raise Missing(refusal)
     return path
 

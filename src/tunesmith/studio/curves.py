@@ -172,18 +172,20 @@ def curves_of(project: Project, run: RunFolder) -> Curves:
 
 
 def thinned(x: np.ndarray, y: np.ndarray, most: int) -> list[list[float]]:
-    """[x, y] with at most ``most`` points: of every stretch the lowest and the highest, so that no peak is lost."""
+    """[x, y] with at most ``most`` points: of every stretch the lowest and the highest, so that no peak is lost; and
+    the first and the newest."""
     known = np.isfinite(y)
     x, y = x[known], y[known]
     if len(x) > most:
-        buckets = most // 2
+        buckets = most // 2 - 1
         size = -(-len(x) // buckets)
         padded = np.full(buckets * size, np.nan)
         padded[: len(y)] = y
         rows = padded.reshape(buckets, size)
         rows = rows[: -(-len(y) // size)]
         first = np.arange(len(rows)) * size
-        chosen = np.unique(np.concatenate([first + np.nanargmin(rows, 1), first + np.nanargmax(rows, 1)]))
+        ends = np.array([0, len(x) - 1])
+        chosen = np.unique(np.concatenate([ends, first + np.nanargmin(rows, 1), first + np.nanargmax(rows, 1)]))
         x, y = x[chosen], y[chosen]
     return [[int(step) for step in x], rounded(y)]
 

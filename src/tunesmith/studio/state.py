@@ -83,7 +83,7 @@ def _state(running: bool, last: Progress | None, manifest: dict[str, Any]) -> St
     if last is None:
         return "new"
     ended = last.event == "end" or (last.event == "stage" and bool(last.message))  # one that was skipped says why
-    if ended and "train" not in manifest.get("stages", {}):
+    if ended and "train" not in (manifest.get("stages") or ()):
         return "new"
     return "finished" if ended else "stopped"
 
@@ -156,7 +156,8 @@ def _best_loss(run: RunFolder, recent: Recent) -> float | None:
 
 
 def _model_name(run: RunFolder, manifest: dict[str, Any]) -> str:
-    named = manifest.get("model", {}).get("name")
+    model = manifest.get("model")
+    named = model.get("name") if isinstance(model, dict) else ""
     if not named:
         import tomllib
 
@@ -168,10 +169,12 @@ def _model_name(run: RunFolder, manifest: dict[str, Any]) -> str:
 
 
 def _json(path: Path, otherwise: Any) -> Any:
+    """What stands in a file; ``otherwise`` where it is missing, damaged, or of another kind."""
     try:
-        return files.read_json(path)
+        found = files.read_json(path)
     except (OSError, ValueError):
         return otherwise
+    return found if isinstance(found, type(otherwise)) else otherwise
 
 
 def _stamp(path: Path) -> tuple[int, int] | None:
