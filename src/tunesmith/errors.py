@@ -9,6 +9,7 @@
     │   └── OutOfMemory         … because it does not fit
     ├── TrainingError           training cannot go on (NaN, divergence, other settings)
     ├── RunError                a run folder is missing, locked or of another recipe
+    ├── ServingError            an address cannot be served on, or not safely
     └── StorageError            the disk is full or cannot be written
     CheckFailed                 a check or proof did not hold: exit 3
 
@@ -53,6 +54,10 @@ class TrainingError(TunesmithError):
 
 class RunError(TunesmithError):
     """A run folder is missing, in use, or belongs to another recipe."""
+
+
+class ServingError(TunesmithError):
+    """An address cannot be served on, or not safely."""
 
 
 class StorageError(TunesmithError):
