@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import os
 import shutil
 import subprocess
 import sys
@@ -43,9 +42,12 @@ def read_machine(folder: Path) -> Machine:
     )
 
 
-def this_process() -> dict[str, float]:
-    """What `living_process` knows this process by."""
-    return {"pid": os.getpid(), "created": psutil.Process().create_time()}
+def record_of(pid: int) -> dict[str, float]:
+    """What `living_process` knows a process by; of one that has ended already nothing is found by it."""
+    try:
+        return {"pid": pid, "created": psutil.Process(pid).create_time()}
+    except psutil.Error:
+        return {"pid": pid, "created": 0.0}
 
 
 def living_process(record: Any) -> psutil.Process | None:

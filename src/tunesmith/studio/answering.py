@@ -21,11 +21,12 @@ from typing import Any
 
 from tunesmith import files
 from tunesmith.errors import RunError
-from tunesmith.machine import living_process
+from tunesmith.machine import living_process, record_of
 from tunesmith.stages.child import SAID
 
 KEY = "TUNESMITH_SERVE_KEY"
 """The environment variable in which `tunesmith serve` expects its key."""
+RECORD = "answering.json"
 IDLE_SECONDS = 600.0
 POLL_SECONDS = 0.2
 MOST_TOKENS = 512
@@ -77,7 +78,7 @@ class Answering:
         child, self._child = self._child, None
         if child is not None:
             _end(child.process)
-        record = self._scratch / "answering.json"
+        record = self._scratch / RECORD
         if record.exists():
             left = living_process(_read(record))
             if left is not None:
@@ -110,12 +111,7 @@ class Answering:
         return self._scratch / "answering.log"
 
     def _note(self, pid: int) -> None:
-        import psutil
-
-        try:
-            files.write_json(self._scratch / "answering.json", {"pid": pid, "created": psutil.Process(pid).create_time()})
-        except psutil.Error:
-            pass  # it has ended already, and the log says why
+        files.write_json(self._scratch / RECORD, record_of(pid))
 
     def _why(self, run: Path) -> str:
         lines = self._log.read_text(encoding="utf-8", errors="replace").splitlines()

@@ -12,6 +12,7 @@ import subprocess
 import sys
 import threading
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -19,13 +20,14 @@ import psutil
 
 from tunesmith import files
 from tunesmith.errors import RunError
-from tunesmith.machine import living_process
+from tunesmith.machine import living_process, record_of
 from tunesmith.stages.child import LOG, SAID
 
 PROGRAM: Sequence[str] = (sys.executable, "-m", "tunesmith")
 RECORD = ".process.json"
 LOG_END = 64_000
 """Bytes of a log that are looked at: its end."""
+END_SECONDS = 5
 _starting = threading.Lock()
 
 
@@ -34,25 +36,23 @@ def start(recipe: Path, run: Path | None = None) -> None:
     begin(run or recipe, ["run", str(recipe.absolute()), "--run", str((run or recipe).absolute())])
 
 
-def begin(folder: Path, arguments: Sequence[str]) -> None:
-    """Start `tunesmith ARGUMENTS`, which works in ``folder``; what it says goes to ``folder``/run.log. Raises
-    `RunError` when something works there already."""
+def begin(folder: Path, arguments: Sequence[str], answer: Path | None = None) -> None:
+    """Start `tunesmith ARGUMENTS`, which works in ``folder``; what it says goes to ``folder``/run.log, or its standard
+    output to the file ``answer``. Raises `RunError` when something works there already."""
     with _starting:
         if running(folder):
             raise RunError(f"something is at work in {folder.name} already; stop it first, or wait until it is done")
         with files.storage_errors(folder):
             folder.mkdir(parents=True, exist_ok=True)
-            with (folder / LOG).open("ab") as log:
+            with (folder / LOG).open("ab") as log, answer.open("wb") if answer else nullcontext(log) as output:
                 at = log.tell()
                 # A session of its own: neither Ctrl-C in the studio's terminal nor closing it reaches the process.
                 process = subprocess.Popen(
-                    [*PROGRAM, *arguments], stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True
-                )
+                    [*PROGRAM, *arguments], stdin=subprocess.DEVNULL, stdout=output, stderr=log,
+                    start_new_session=True,
+                )  # fmt: skip
         threading.Thread(target=process.wait, daemon=True).start()  # or it stays behind as a zombie when it ends
-        created = _created(process.pid)
-        files.write_json(
-            folder / RECORD, {"pid": process.pid, "created": created, "log": at, "arguments": list(arguments)}
-        )
+        files.write_json(folder / RECORD, {**record_of(process.pid), "log": at, "arguments": list(arguments)})
 
 
 def running(folder: Path) -> bool:
@@ -73,8 +73,22 @@ def stop(folder: Path) -> None:
     asked = folder / ".stopping.json"
     if living_process(_record(asked)) == process:
         return
-    files.write_json(asked, {"pid": process.pid, "created": process.create_time()})
+    files.write_json(asked, record_of(process.pid))
     process.send_signal(signal.SIGINT)
+
+
+def end(folder: Path) -> None:
+    """Stop what works there, and wait until it is gone: for what has nothing to save."""
+    process = _process(folder)
+    if process is None:
+        return
+    try:
+        process.send_signal(signal.SIGINT)
+        process.wait(timeout=END_SECONDS)
+    except psutil.TimeoutExpired:
+        process.kill()
+    except psutil.Error:
+        return  # it was quicker
 
 
 def stopping(folder: Path) -> bool:
@@ -118,10 +132,3 @@ def _record(path: Path) -> Mapping[str, Any]:
     except (OSError, ValueError):
         return {}
     return found if isinstance(found, dict) else {}
-
-
-def _created(pid: int) -> float:
-    try:
-        return psutil.Process(pid).create_time()
-    except psutil.Error:
-        return 0.0  # it has ended already

@@ -13,10 +13,11 @@ from typing import Any
 import tomli_w
 
 from tunesmith import files
-from tunesmith.errors import ModelError, RecipeError
+from tunesmith.errors import ModelError, RecipeError, TunesmithError
 from tunesmith.hubs.repository import is_hub
+from tunesmith.run import RunFolder
 from tunesmith.settings import every_field, make_recipe, parse_value
-from tunesmith.studio.uploads import UPLOADS, inside
+from tunesmith.studio.uploads import UPLOADS, source_path
 
 CHOSEN = ("train.epochs", "train.layers", "train.learning_rate", "train.batch", "data.max_tokens")
 """The few settings that matter most; a recipe may have more."""
@@ -28,8 +29,8 @@ UP = "../"
 
 @dataclass(frozen=True)
 class Draft:
-    """A recipe as the page knows it. ``sources`` and a path in ``model`` start at the project's folder; ``settings`` are
-    by dotted name."""
+    """A recipe as the page knows it. ``sources`` and a path in ``model`` start at the project's folder; ``settings``
+    are by dotted name."""
 
     name: str
     model: str = "starter"
@@ -42,7 +43,7 @@ class Draft:
                  if name in CHOSEN or name in self.settings}  # fmt: skip
         data = {"folder": "..", "sources": list(self.sources)}
         return "\n".join([
-            f"# Made on the page; it runs the same in a terminal:  tunesmith run {shlex.quote(f'{self.name}/recipe.toml')}",
+            f"# Made on a page; in a terminal it is the same:  tunesmith run {shlex.quote(f'{self.name}/recipe.toml')}",
             *_section("model", {"name": f"{UP}{self.model}" if _is_beside(self.model) else self.model}, given),
             *_section("data", data, given),
             *_section("train", {}, given),
@@ -55,7 +56,8 @@ class Draft:
         if not self.sources:
             raise RecipeError("there is nothing to learn from; drop a file, or name a file or folder of the project")
         for source in self.sources:
-            inside(project, source)
+            if not is_hub(source):
+                source_path(project, source)
         make_recipe(tomllib.loads(self.text()), where="the recipe", folder=project / self.name)
 
 
@@ -95,11 +97,16 @@ def write_draft(project: Path, draft: Draft) -> Path:
     """Keep it as NAME/recipe.toml. Raises `RecipeError` when there is a recipe of somebody's own, or a run."""
     path = project / draft.name / "recipe.toml"
     own = path.exists() and read_draft(project, draft.name) is None
-    if own or (path.parent.exists() and not path.exists()) or (project / "runs" / draft.name).exists():
+    taken = own or (path.parent.exists() and not path.exists()) or run_of(project, path).exists
+    if taken or path.parent.is_symlink():
         raise RecipeError(f"there is something called {draft.name} in the project already; choose another name")
-    inside(project, ".")
     files.write_text(path, draft.text())
     return path
+
+
+def run_of(project: Path, recipe: Path) -> RunFolder:
+    """The run folder of a recipe, as `tunesmith run` names it in the project's folder."""
+    return RunFolder(project / "runs" / (recipe.parent.name if recipe.stem == "recipe" else recipe.stem))
 
 
 def parse_settings(form: Mapping[str, str]) -> dict[str, Any]:
@@ -188,7 +195,6 @@ def _relative(path: Path, project: Path) -> str:
 
 
 def _parameters(folder: Path) -> int | None:
-    from tunesmith.errors import TunesmithError
     from tunesmith.models.architecture import read_architecture
 
     try:

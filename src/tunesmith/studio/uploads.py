@@ -18,6 +18,7 @@ from pathlib import Path
 from tunesmith import files
 from tunesmith.errors import SourceError
 from tunesmith.machine import size
+from tunesmith.studio.context import Missing, within
 
 UPLOADS = "uploads"
 MOST_BYTES = 2_000_000_000
@@ -43,7 +44,7 @@ def clean_name(name: str) -> str:
 async def keep(stream: AsyncIterator[bytes], project: Path, name: str, most: int = MOST_BYTES) -> Path:
     """Write a body to the project's uploads folder, and return the file. The same content under the same name is kept
     once; other content gets a number. Raises `SourceError` when it is longer than ``most`` bytes."""
-    cleaned, folder = clean_name(name), project / UPLOADS
+    cleaned, folder = clean_name(name), within(project, UPLOADS, f"{UPLOADS} leads out of the project's folder")
     with files.storage_errors(folder):
         folder.mkdir(exist_ok=True)
         handle, temporary = tempfile.mkstemp(prefix=".upload.", suffix=".tmp", dir=folder)
@@ -63,7 +64,9 @@ async def _copy(stream: AsyncIterator[bytes], file, name: str, most: int) -> str
     async for chunk in stream:
         count += len(chunk)
         if count > most:
-            raise SourceError(f"{name} is larger than {size(most)}; copy it into the project's folder and name it there")
+            raise SourceError(
+                f"{name} is larger than {size(most)}; copy it into the project's folder and name it there"
+            )
         digest.update(chunk)
         file.write(chunk)
     if not count:
@@ -85,19 +88,15 @@ def _settle(temporary: Path, folder: Path, name: str, digest: str) -> Path:
         number += 1
 
 
-def inside(project: Path, name: str) -> Path:
-    """The file or folder of that name in the project. Raises `SourceError` for one that is elsewhere, also by a
-    symbolic link, or is not there."""
-    root = project.resolve()
-    try:
-        path = (root / name).resolve()
-        there = path.exists()
-    except (OSError, ValueError, RuntimeError):
-        there, path = False, root
-    if name and not path.is_relative_to(root):
-        raise SourceError(f"{name} is not inside the project's folder; copy it there, or start the studio further up")
-    if not name or not there:
-        raise SourceError(f"there is no {name or 'file'} in the project's folder; check the name")
+def source_path(project: Path, name: str) -> Path:
+    """The file or folder of that name in the project, or what a registry there ("dataset_info.json#NAME") lies in.
+    Raises `Missing` for one that is elsewhere, also by a symbolic link, or is not there."""
+    place = name.partition("#")[0]
+    path = within(
+        project, place, f"{name} is not inside the project's folder; copy it there, and name it as it is there"
+    )
+    if not path.exists():
+        raise Missing(f"there is no {name} in the project's folder; check how it is spelled")
     return path
 
 

@@ -55,7 +55,7 @@ def votes_path(folder: RunFolder) -> Path:
 def keep_vote(folder: RunFolder, question: str, answers: dict[Model, str], left: Model, side: Side) -> Vote:
     """Append a vote for what stood on that side; nothing that was kept before is touched."""
     right: Model = "base" if left == "tuned" else "tuned"
-    preferred = {"left": left, "right": right, "same": "same"}[side]
+    preferred = left if side == "left" else right if side == "right" else "same"
     vote = Vote(question, answers["base"], answers["tuned"], left, preferred, round(time.time(), 3))
     path = votes_path(folder)
     with files.storage_errors(path):
