@@ -17,11 +17,17 @@ class FakeJobs:
     def __init__(self) -> None:
         self.started, self.stopped, self.at_work = [], [], set()
 
-    def start(self, recipe: Path, run: Path | None) -> None:
+    def start(self, recipe: Path, run: Path | None = None) -> None:
         self.started.append((recipe, run))
 
     def stop(self, run: Path) -> None:
         self.stopped.append(run)
+
+    def stopping(self, run: Path) -> bool:
+        return run in self.stopped
+
+    def said(self, run: Path) -> str:
+        return ""
 
     def running(self, run: Path) -> bool:
         return run.name in self.at_work

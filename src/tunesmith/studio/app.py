@@ -14,15 +14,25 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from tunesmith.errors import TunesmithError
 from tunesmith.serving.guard import LOOPBACK, Guard
-from tunesmith.studio import comparing, exporting, home, newrun, preferences, recipe_page, static_files
+from tunesmith.studio import (
+    comparing, evaluation, exporting, home, live, newrun, preferences, recipe_page, rows, static_files,
+)  # fmt: skip
 from tunesmith.studio.context import Missing, Project
 from tunesmith.studio.render import HEADERS, refusal, words
 from tunesmith.studio.uploads import MOST_BYTES, UPLOADS
 
 PAGES: tuple[Sequence[BaseRoute], ...] = (
-    static_files.routes, preferences.routes, home.routes, newrun.routes, recipe_page.routes, comparing.routes,
+    static_files.routes,
+    preferences.routes,
+    home.routes,
+    newrun.routes,
+    recipe_page.routes,
+    live.routes,
+    rows.routes,
+    evaluation.routes,
+    comparing.routes,
     exporting.routes,
-)  # fmt: skip
+)
 """A page is a module of its own with a list ``routes``."""
 
 

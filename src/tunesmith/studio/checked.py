@@ -60,7 +60,8 @@ class Checked:
 
     @property
     def rows(self) -> list[dict[str, Any]]:
-        return [token_row(s["origin"], [tuple(token) for token in s["tokens"]]) for s in self.answer["samples"]]
+        return [token_row(s["origin"], [tuple(token) for token in s["tokens"]], s["question"])
+                for s in self.answer["samples"]]  # fmt: skip
 
 
 def place_of(project: Path, recipe: Path) -> Path:
