@@ -15,7 +15,16 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from tunesmith.errors import TunesmithError
 from tunesmith.serving.guard import LOOPBACK, Guard
 from tunesmith.studio import (
-    comparing, evaluation, exporting, home, live, newrun, preferences, recipe_page, rows, static_files,
+    comparing,
+    evaluation,
+    exporting,
+    home,
+    live,
+    newrun,
+    preferences,
+    recipe_page,
+    rows,
+    static_files,
 )  # fmt: skip
 from tunesmith.studio.context import Missing, Project
 from tunesmith.studio.render import HEADERS, refusal, words

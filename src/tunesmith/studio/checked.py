@@ -60,7 +60,7 @@ class Checked:
 
     @property
     def rows(self) -> list[dict[str, Any]]:
-        return [token_row(s["origin"], [tuple(token) for token in s["tokens"]], s["question"])
+        return [token_row(s["origin"], [tuple(token) for token in s["tokens"]], s.get("question", ""))
                 for s in self.answer["samples"]]  # fmt: skip
 
 

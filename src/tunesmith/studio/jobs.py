@@ -97,7 +97,10 @@ def stopping(folder: Path) -> bool:
 
 
 def said(folder: Path) -> str:
-    """The last sentence with which a process that the studio started ended, without "tunesmith: "; empty if none."""
+    """The last sentence with which a process that the studio started ended, without "tunesmith: "; empty if none, or
+    when a run that was begun in a terminal has gone on since."""
+    if _changed(folder / "progress.jsonl") > _changed(folder / LOG) + 1:
+        return ""
     for line in reversed(log_lines(folder)):
         if line.startswith(SAID):
             return line.removeprefix(SAID)
@@ -132,3 +135,10 @@ def _record(path: Path) -> Mapping[str, Any]:
     except (OSError, ValueError):
         return {}
     return found if isinstance(found, dict) else {}
+
+
+def _changed(path: Path) -> float:
+    try:
+        return path.stat().st_mtime
+    except OSError:
+        return 0.0
