@@ -12,8 +12,7 @@ import secrets
 import signal
 import socket
 import subprocess
-import sys
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,6 +22,7 @@ from tunesmith import files
 from tunesmith.errors import RunError
 from tunesmith.machine import living_process, record_of
 from tunesmith.stages.child import SAID
+from tunesmith.studio import jobs
 
 KEY = "TUNESMITH_SERVE_KEY"
 """The environment variable in which `tunesmith serve` expects its key."""
@@ -48,9 +48,8 @@ class Child:
 class Answering:
     """``scratch``: where the child's log is kept, and which process it is."""
 
-    def __init__(self, scratch: Path, program: Sequence[str] = (sys.executable, "-m", "tunesmith"),
-                 idle: float = IDLE_SECONDS) -> None:  # fmt: skip
-        self._scratch, self._program, self._idle = scratch, program, idle
+    def __init__(self, scratch: Path, idle: float = IDLE_SECONDS) -> None:
+        self._scratch, self._idle = scratch, idle
         self._child: Child | None = None
         self._users, self._starting = 0, asyncio.Lock()
         self._timer: asyncio.TimerHandle | None = None
@@ -87,7 +86,7 @@ class Answering:
 
     async def _start(self, run: Path) -> Child:
         port, key = _free_port(), secrets.token_urlsafe(24)
-        command = [*self._program, "serve", str(run), "--port", str(port)]
+        command = [*jobs.PROGRAM, "serve", str(run), "--port", str(port)]
         self._scratch.mkdir(parents=True, exist_ok=True)
         with self._log.open("wb") as log:
             # Ctrl-C in the studio's terminal must not reach it twice: in a group of its own it hears only us.

@@ -60,11 +60,9 @@ def keep_vote(folder: RunFolder, question: str, answers: dict[Model, str], left:
     path = votes_path(folder)
     with files.storage_errors(path):
         path.parent.mkdir(exist_ok=True)
-        handle = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
-        try:
-            os.write(handle, files.json_line(asdict(vote)))
-        finally:
-            os.close(handle)
+        with path.open("ab+", buffering=0) as file:
+            whole = not file.seek(0, os.SEEK_END) or os.pread(file.fileno(), 1, file.tell() - 1) == b"\n"
+            file.write((b"" if whole else b"\n") + files.json_line(asdict(vote)))  # a crash may have left half a line
     return vote
 
 
