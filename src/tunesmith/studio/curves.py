@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import threading
 from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -13,6 +14,9 @@ from typing import Any
 import numpy as np
 import orjson
 
+from tunesmith.run import RunFolder
+from tunesmith.studio.context import Project
+
 MEASURES = ("loss", "learning_rate", "gradient_norm", "tokens_per_second", "memory")
 """What every step says, in the order of a point: [step, *MEASURES]."""
 _MEASURED = itemgetter("step", *MEASURES)
@@ -21,9 +25,11 @@ SILENT = ("step", "working", "asked")
 LINES = 300
 """The newest so many lines of the log are kept."""
 POINTS = {"loss": 2000}
-FEW = 600
+FEW = 400
 """Points that a curve is drawn with: the large one, and the small ones, which are 400 pixels wide."""
 PIECE = 1 << 23
+OPEN = 8
+"""So many runs' curves are kept; the one that was looked at longest ago goes."""
 
 
 @dataclass
@@ -148,6 +154,21 @@ class Curves:
         }
         steps, losses = np.array(self._validations, float).reshape(-1, 2).T
         return {**curves, "validation": thinned(steps, losses, POINTS["loss"])}
+
+
+_one_at_a_time = threading.Lock()
+
+
+def curves_of(project: Project, run: RunFolder) -> Curves:
+    """The run's curves up to now; only what is new is read. 100,000 steps take 0.3 s the first time."""
+    with _one_at_a_time:
+        kept: dict[str, Curves] = project.kept.setdefault("curves", {})
+        curves = kept.pop(str(run), None) or Curves(run.path / "progress.jsonl")
+        curves.update()
+        kept[str(run)] = curves  # the newest last
+        while len(kept) > OPEN:
+            del kept[next(iter(kept))]
+        return curves
 
 
 def thinned(x: np.ndarray, y: np.ndarray, most: int) -> list[list[float]]:

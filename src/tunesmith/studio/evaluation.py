@@ -25,9 +25,10 @@ studio besides: it has no origin, and may ask for nothing."""
 def _evaluation(request: Request) -> Response:
     project, t = project_of(request), words(request)
     run = project.run(request.path_params["run"])
+    has_report, sentences = (run.evaluation / "report.html").is_file(), _sentences(run)
     return page(
         request, "evaluation.html", title=f"{t('layout.evaluation')} · {project.name_of(run)}", tab="evaluation",
-        run=run, sentences=_sentences(run), has_report=(run.evaluation / "report.html").is_file(),
+        run=run, sentences=sentences[:1] if has_report else sentences, has_report=has_report,
     )  # fmt: skip
 
 

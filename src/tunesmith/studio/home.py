@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable
 from typing import Any
 
+from starlette.background import BackgroundTask
 from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
-from tunesmith.studio.context import project_of
+from tunesmith.errors import TunesmithError
+from tunesmith.studio.context import Project, project_of
+from tunesmith.studio.curves import curves_of
 from tunesmith.studio.numbers import moment
 from tunesmith.studio.render import page, words
 from tunesmith.studio.state import Summaries, Summary
@@ -24,6 +28,8 @@ COLUMNS: dict[str, Callable[[Summary], Any]] = {
 }
 """What runs can be sorted by: the best, or the newest, first."""
 
+AHEAD = 2
+
 
 def _home(request: Request) -> Response:
     project = project_of(request)
@@ -32,13 +38,22 @@ def _home(request: Request) -> Response:
     by = request.query_params.get("sort", "time")
     by = by if by in COLUMNS else "time"
     backwards = request.query_params.get("order") == "back"
-    runs.sort(key=COLUMNS["time"])
-    runs.sort(key=COLUMNS[by], reverse=backwards)
-    return page(
+    newest = sorted(runs, key=COLUMNS["time"])
+    runs = sorted(newest, key=COLUMNS[by], reverse=backwards)
+    answer = page(
         request, "home.html", title=words(request)("home.title"), tab="home", runs=runs, columns=list(COLUMNS), by=by,
         backwards=backwards, moment=moment,
         recipes=[path.relative_to(project.folder).as_posix() for path in project.recipes()],
     )  # fmt: skip
+    answer.background = BackgroundTask(_read_ahead, project, [run.name for run in newest[:AHEAD]])
+    return answer
+
+
+def _read_ahead(project: Project, names: list[str]) -> None:
+    """Somebody will open one of the newest runs: its curves are read by then."""
+    for name in names:
+        with contextlib.suppress(TunesmithError, OSError):
+            curves_of(project, project.run(name))
 
 
 routes = [Route("/", _home)]

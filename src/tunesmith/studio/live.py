@@ -17,7 +17,7 @@ from tunesmith.machine import size
 from tunesmith.pages.text import harmless
 from tunesmith.run import RunFolder
 from tunesmith.studio.context import Project, project_of
-from tunesmith.studio.curves import Curves, News, Tail
+from tunesmith.studio.curves import News, Tail, curves_of
 from tunesmith.studio.loglines import log_line, stage_name
 from tunesmith.studio.numbers import duration
 from tunesmith.studio.render import page, url, words
@@ -30,8 +30,6 @@ STATES = 4
 """Every so many looks the state is looked at too."""
 ALIVE = 60
 """After so many looks without news a sign of life, or a browser that has gone would never be noticed."""
-OPEN = 8
-"""So many runs' curves are kept; the one that was looked at longest ago goes."""
 
 
 def _run(request: Request) -> Response:
@@ -46,7 +44,7 @@ def _run(request: Request) -> Response:
 
 def _points(request: Request) -> Response:
     project, t = project_of(request), words(request)
-    curves = _curves(project, project.run(request.path_params["run"]))
+    curves = curves_of(project, project.run(request.path_params["run"]))
     log = [line for event in list(curves.log) if (line := log_line(event, t))["text"]]
     return JSONResponse({"offset": curves.offset, "curves": curves.to_json(), "log": log})
 
@@ -133,16 +131,6 @@ def _readings(summary: Summary, recent: Recent, t: Words) -> Sequence[tuple[str,
             ("memory", None if step.memory is None else size(step.memory)),
         ]
     return [(t(f"run.{name}"), value) for name, value in readings if value is not None]
-
-
-def _curves(project: Project, run: RunFolder) -> Curves:
-    kept: dict[str, Curves] = project.kept.setdefault("curves", {})
-    curves = kept.pop(str(run), None) or Curves(run.path / "progress.jsonl")
-    curves.update()
-    kept[str(run)] = curves  # the newest last
-    while len(kept) > OPEN:
-        del kept[next(iter(kept))]
-    return curves
 
 
 def _stop(request: Request) -> Response:

@@ -62,10 +62,10 @@ def fragment(request: Request, name: str, /, **values: Any) -> HTMLResponse:
     return HTMLResponse(template.render(f"studio/{name}", t=said, language_code=said.language, url=url, **values))
 
 
-def url(part: str, run: str = "", **query: object) -> str:
+def url(name: str, run: str = "", /, **query: object) -> str:
     """The address of a page of a run: /data/NAME?part=train. Empty values are left out."""
     pairs = "&".join(f"{key}={quote(str(value))}" for key, value in query.items() if value not in (None, ""))
-    return f"/{part}{'/' + quote(run) if run else ''}{'?' + pairs if pairs else ''}"
+    return f"/{name}{'/' + quote(run) if run else ''}{'?' + pairs if pairs else ''}"
 
 
 def refusal(request: Request, sentence: str, status: int) -> Response:

@@ -54,7 +54,7 @@ class RowFile:
         pattern = re.compile(_bytes_of(text) if text else rb'"file": ?"[^"]*?' + _bytes_of(file))
         until, found, number = time.monotonic() + patience, list[tuple[int, dict[str, Any]]](), first
         with self._mapped() as data:
-            while len(self._starts) <= first and self._index_more(data):
+            while len(self._starts) <= first + 1 and self._index_more(data):
                 pass
             while number < len(self._starts) - 1:
                 place = int(self._starts[number])

@@ -25,7 +25,7 @@ from tunesmith.studio.row_files import Found, RowFile, origin_of
 
 ROWS = 20
 """On a page."""
-SHOWN, WHOLE = 3000, 60_000
+SHOWN, WHOLE = 1200, 60_000
 """Bytes of a row that are shown among others, and alone."""
 OUT = ("quarantine", "removed")
 

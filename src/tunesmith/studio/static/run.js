@@ -54,11 +54,18 @@ function seriesOf(name) {
 function plotOf(figure) {
   const box = figure.querySelector(".plot"), name = figure.dataset.of;
   const axis = { stroke: colour("--dim"), grid: { stroke: colour("--line"), width: 1 }, ticks: { stroke: colour("--line") } };
+  const large = name === "loss";
   return new uPlot({
-    width: box.clientWidth, height: name === "loss" ? 300 : 170,
+    width: box.clientWidth, height: large ? 300 : 170, legend: { show: large },
     scales: { x: { time: false } }, cursor: { points: { size: 6 } }, series: seriesOf(name),
+    hooks: { setCursor: large ? [] : [plot => show(figure, plot.cursor.idx)] },
     axes: [axis, { ...axis, size: 58, values: (_, ticks) => ticks.map(brief) }],
   }, dataOf(name), box);
+}
+
+function show(figure, i) {  // the value under the pointer, else the newest
+  const [steps, values] = curves[figure.dataset.of], at = i ?? values.length - 1;
+  figure.querySelector("output").textContent = `${brief(values[at])}` + (i == null ? "" : ` · ${words.step} ${steps[at].toLocaleString("en")}`);
 }
 
 function describe(figure) {
@@ -80,6 +87,7 @@ function draw() {
     if (plots.has(name)) plots.get(name).setData(dataOf(name));
     else plots.set(name, plotOf(figure));
     describe(figure);
+    if (name !== "loss") show(figure, null);
   }
   const rows = curves.validation[0].map((step, i) => {
     const row = document.createElement("tr");
