@@ -24,6 +24,7 @@ COMMANDS = (
     "prove",
     "publish",
     "chat",
+    "serve",
     "models",
 )
 

@@ -13,10 +13,9 @@ from tunesmith.errors import RunError
 
 def studio(folder: Path, port: int, *, browser: bool) -> None:
     """Serve the studio on this machine until Ctrl-C. Runs that it started go on."""
-    from tunesmith.serving.guard import LOOPBACK, Guard
     from tunesmith.serving.running import serve_app
     from tunesmith.studio import jobs
-    from tunesmith.studio.app import make_app
+    from tunesmith.studio.app import guarded, make_app
     from tunesmith.studio.context import Project
 
     if not folder.is_dir():
@@ -28,4 +27,4 @@ def studio(folder: Path, port: int, *, browser: bool) -> None:
         if browser:
             webbrowser.open(url)
 
-    serve_app(Guard(make_app(project), hosts=LOOPBACK), "127.0.0.1", port, on_ready=ready, on_stop=project.stop)
+    serve_app(guarded(make_app(project)), "127.0.0.1", port, on_ready=ready, on_stop=project.stop)

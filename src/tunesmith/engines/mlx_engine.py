@@ -16,8 +16,10 @@ from tunesmith.engines.adapter import check_layout, fresh, trained_layers
 from tunesmith.engines.base import (
     Batch,
     Generation,
+    Job,
     LoraShape,
     Precision,
+    Result,
     StepResult,
     StepSettings,
     iterate_by_padding,
@@ -54,6 +56,7 @@ class MlxEngine:
     name = "mlx"
 
     def __init__(self, folder: Path, arch: Architecture, dtype: str = "auto", above: int = 0):
+        self.arch = arch
         limit, _ = device_limits()
         if limit:
             mx.set_wired_limit(limit)
@@ -175,6 +178,14 @@ class MlxEngine:
 
     def slots(self, *, adapter: bool = True) -> MlxSlots:
         return MlxSlots(self._decoder, adapter)
+
+    @property
+    def lanes(self) -> int:
+        return 1
+
+    def side_by_side(self, do: Callable[[Job], Result], jobs: Sequence[Job]) -> list[Result]:
+        with out_of_memory():
+            return [do(job) for job in jobs]
 
     def adapter_arrays(self) -> dict[str, np.ndarray]:
         return to_numpy(self._adapter().arrays)

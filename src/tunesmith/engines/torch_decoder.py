@@ -63,6 +63,8 @@ class Cache:
         had, _, long, _ = self.keys[0].shape
         if rows <= had and room <= long:
             return
+        if rows > had > 0:  # texts that come one by one would copy all others each time
+            rows = max(rows, 2 * had)
         rows, room = max(rows, had), max(-(-room // COLUMNS) * COLUMNS, long)
         for wholes in (self.keys, self.values):
             for i, whole in enumerate(wholes):

@@ -16,8 +16,10 @@ from tunesmith.engines import adapter as layout
 from tunesmith.engines.base import (
     Batch,
     Generation,
+    Job,
     LoraShape,
     Precision,
+    Result,
     StepResult,
     StepSettings,
     iterate_by_tokens,
@@ -314,6 +316,13 @@ class TorchEngine:
 
     def slots(self, *, adapter: bool = True) -> TorchSlots:
         return TorchSlots(self.decoder, self._updates(adapter=adapter))
+
+    @property
+    def lanes(self) -> int:
+        return self._cores.count
+
+    def side_by_side(self, do: Callable[[Job], Result], jobs: Sequence[Job]) -> list[Result]:
+        return self._cores.each(do, jobs)
 
     def memory(self) -> int:
         return torch.cuda.max_memory_allocated() if self.device.type == "cuda" else peak_memory()

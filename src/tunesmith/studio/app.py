@@ -13,23 +13,40 @@ from starlette.routing import BaseRoute
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from tunesmith.errors import TunesmithError
-from tunesmith.studio import evaluation, home, live, preferences, rows, static_files
+from tunesmith.serving.guard import LOOPBACK, Guard
+from tunesmith.studio import (
+    comparing,
+    evaluation,
+    exporting,
+    home,
+    live,
+    newrun,
+    preferences,
+    recipe_page,
+    rows,
+    static_files,
+)  # fmt: skip
 from tunesmith.studio.context import Missing, Project
 from tunesmith.studio.render import HEADERS, refusal, words
+from tunesmith.studio.uploads import MOST_BYTES, UPLOADS
 
 PAGES: tuple[Sequence[BaseRoute], ...] = (
     static_files.routes,
     preferences.routes,
     home.routes,
+    newrun.routes,
+    recipe_page.routes,
     live.routes,
     rows.routes,
     evaluation.routes,
+    comparing.routes,
+    exporting.routes,
 )
 """A page is a module of its own with a list ``routes``."""
 
 
 def make_app(project: Project) -> Starlette:
-    """The application without `serving.guard.Guard`, which whoever serves it puts around it."""
+    """The application without what `guarded` puts around it."""
     app = Starlette(
         routes=[route for page in PAGES for route in page],
         exception_handlers={TunesmithError: _refuse, HTTPException: _http, Exception: _bug},
@@ -37,6 +54,17 @@ def make_app(project: Project) -> Starlette:
     app.state.project = project
     app.add_middleware(_Headers)
     return app
+
+
+def guarded(app: ASGIApp) -> ASGIApp:
+    """The application for pages of this machine alone. A file that is dropped may be large, and nothing else."""
+    usual, dropped = Guard(app, hosts=LOOPBACK), Guard(app, hosts=LOOPBACK, most_bytes=MOST_BYTES)
+
+    async def choose(scope: Scope, receive: Receive, send: Send) -> None:
+        is_file = scope["type"] == "http" and scope["path"].startswith(f"/{UPLOADS}/")
+        await (dropped if is_file else usual)(scope, receive, send)
+
+    return choose
 
 
 class _Headers:
