@@ -1,13 +1,14 @@
 """New run: what the form asks for becomes a recipe, which is checked, shown and started."""
 
 import json
+import re
 import shlex
 import sys
 import tomllib
 from pathlib import Path
 
 import pytest
-from projects import client_of
+from projects import client_of, write_run
 from test_studio_jobs import until
 
 from tunesmith.settings import every_field, read_recipe
@@ -181,6 +182,26 @@ def test_only_recipes_of_the_project_have_a_page(project, name):
         answer = client_of(project).get(f"/{page}/{name}")
         assert answer.status_code == 404
         assert "secret" not in answer.text.replace("secret.toml", "")
+
+
+def test_what_is_dropped_is_data_and_never_a_recipe(project):
+    client = client_of(project)
+    assert client.put("/uploads/recipe.toml", content='[data]\nsources = ["faq.csv"]\n').status_code == 201
+    assert client.get("/recipe/uploads/recipe.toml").status_code == 404
+    assert client.post("/recipe/uploads/recipe.toml", data={"do": "start"}).status_code == 404
+
+
+@pytest.mark.parametrize("path", ["/new", "/recipe/one/recipe.toml", "/compare/one", "/export/one"])
+def test_a_page_with_all_that_it_loads_is_small(project, path):
+    """html + css + js, uncompressed."""
+    client = client_of(project)
+    client.post("/new", data=sent())
+    looked(client, project)
+    (write_run(project, "one") / "adapter").mkdir()
+    html = client.get(path).text
+    loaded = re.findall(r'(?:<link[^>]*href|<script[^>]*src)="([^"]*)"', html)
+    assert len(loaded) >= 4
+    assert len(html.encode()) + sum(len(client.get(address).content) for address in loaded) < 50_000
 
 
 def test_the_page_of_a_check_has_no_origin_of_ours(project):

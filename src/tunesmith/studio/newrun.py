@@ -15,7 +15,7 @@ from tunesmith.errors import TunesmithError
 from tunesmith.machine import size
 from tunesmith.settings import every_field
 from tunesmith.studio import checked, recipes, uploads
-from tunesmith.studio.context import Project, project_of
+from tunesmith.studio.context import UPLOADS, Project, project_of
 from tunesmith.studio.recipes import CHOSEN, Draft
 from tunesmith.studio.render import page, url, words
 
@@ -45,7 +45,7 @@ def _fields(draft: Draft) -> dict[str, str]:
 def _show(request: Request, draft: Draft, fields: Mapping[str, str], fault: str = "") -> Response:
     project, known = project_of(request), every_field()
     models, dropped = recipes.models_here(project.folder), uploads.uploaded(project.folder)
-    files = [(f"{uploads.UPLOADS}/{path.name}", size(path.stat().st_size)) for path in dropped]
+    files = [(f"{UPLOADS}/{path.name}", size(path.stat().st_size)) for path in dropped]
     listed = {name for name, _ in files}
     return page(
         request, "newrun.html", title=words(request)("new.title"), tab="new", status=422 if fault else 200,
@@ -94,7 +94,7 @@ def _draft(sent: Mapping[str, list[str]], fields: Mapping[str, str]) -> Draft:
 async def _upload(request: Request) -> Response:
     """A file is dropped: its bytes are the body."""
     kept = await uploads.keep(request.stream(), project_of(request).folder, request.path_params["name"])
-    status: dict[str, Any] = {"path": f"{uploads.UPLOADS}/{kept.name}", "size": size(kept.stat().st_size)}
+    status: dict[str, Any] = {"path": f"{UPLOADS}/{kept.name}", "size": size(kept.stat().st_size)}
     return JSONResponse(status, 201)
 
 

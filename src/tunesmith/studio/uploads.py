@@ -18,9 +18,8 @@ from pathlib import Path
 from tunesmith import files
 from tunesmith.errors import SourceError
 from tunesmith.machine import size
-from tunesmith.studio.context import Missing, within
+from tunesmith.studio.context import UPLOADS, Missing, within
 
-UPLOADS = "uploads"
 MOST_BYTES = 2_000_000_000
 LONGEST_NAME = 180
 """Bytes; file systems take 255, and a number and a temporary ending are still to come."""
