@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 from urllib.parse import parse_qs
 
@@ -30,7 +31,10 @@ async def _form(request: Request) -> Response:
     if recipe := request.query_params.get("recipe"):
         return RedirectResponse(url("recipe", recipe), 303)
     draft = recipes.read_draft(project.folder, request.query_params.get("from", ""))
-    draft = draft or Draft(recipes.free_name(project.folder))
+    if draft is None:
+        draft = Draft(recipes.free_name(project.folder))
+    elif recipes.run_of(project.folder, project.folder / draft.name / "recipe.toml").exists:
+        draft = replace(draft, name=recipes.free_name(project.folder, draft.name))  # another one like it
     return await run_in_threadpool(_show, request, draft, _fields(draft))
 
 
@@ -52,7 +56,7 @@ def _show(request: Request, draft: Draft, fields: Mapping[str, str], fault: str 
         draft=draft, fields=fields, fault=fault, models=models, files=files, proposed=_proposed(project),
         other="" if any(draft.model == model.name for model in models) else draft.model,
         more="\n".join(source for source in draft.sources if source not in listed),
-        settings=[(name, *known[name]) for name in CHOSEN],
+        settings=[(name, known[name][0], recipes.help_of(name, words(request).language)) for name in CHOSEN],
     )  # fmt: skip
 
 

@@ -8,6 +8,8 @@ import shlex
 import tomllib
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
+from functools import cache
+from importlib import resources
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -119,6 +121,16 @@ def parse_settings(form: Mapping[str, str]) -> dict[str, Any]:
     known = every_field()
     given = {name: parse_value(text.strip()) for name, text in form.items() if name in known and text.strip()}
     return {name: value for name, value in given.items() if value != known[name][0]}
+
+
+def help_of(setting: str, language: str) -> str:
+    """What a setting means: its own help, or that in another language."""
+    return _chinese_help()[setting] if language == "zh" else every_field()[setting][1]
+
+
+@cache
+def _chinese_help() -> dict[str, str]:
+    return tomllib.loads((resources.files("tunesmith") / "studio" / "settings_zh.toml").read_text("utf-8"))
 
 
 def check_name(name: str) -> None:

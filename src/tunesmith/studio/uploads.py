@@ -95,7 +95,7 @@ def source_path(project: Path, name: str) -> Path:
         project, place, f"{name} is not inside the project's folder; copy it there, and name it as it is there"
     )
     if not path.exists():
-        raise Missing(f"there is no {name} in the project's folder; check how it is spelled")
+        raise Missing(f"there is no {name!r} in the project's folder; check how it is spelled")
     return path
 
 
