@@ -117,7 +117,7 @@ def test_a_new_point_is_on_screen_within_a_second(project, studio, page):
         file.write(json.dumps({"event": "note", "message": "<img src=x onerror=alert(1)>"}) + "\n")
     page.wait_for_selector(f'#charts[data-last="{LONG + 1}"]', timeout=20_000)
     assert time.monotonic() - began < 4
-    page.wait_for_function(f"document.getElementById('step').textContent === '{LONG + 1:,}'", timeout=10_000)
+    page.locator("#step", has_text=f"{LONG + 1:,}").wait_for()
     assert page.locator("#log li").last.inner_text().endswith("<img src=x onerror=alert(1)>")
     assert page.locator("#log img").count() == 0
     assert "training loss: " in page.locator(".large .plot").get_attribute("aria-label")

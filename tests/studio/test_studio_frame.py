@@ -19,14 +19,14 @@ def client(tmp_path):
 
 
 def fields(text):
-    return sorted(name for _, name, _, _ in string.Formatter().parse(text) if name)
+    return (name for _, name, _, _ in string.Formatter().parse(text) if name)
 
 
 @pytest.mark.parametrize("language", set(LANGUAGES) - {"en"})
-def test_every_text_is_there_in_every_language_with_the_same_places(language):
+def test_every_text_is_there_in_every_language_and_asks_for_nothing_that_it_is_not_given(language):
     english, other = words_of("en").texts, words_of(language).texts
     assert english.keys() == other.keys()
-    assert {key: fields(text) for key, text in english.items()} == {key: fields(text) for key, text in other.items()}
+    assert [key for key in english if not set(fields(other[key])) <= set(fields(english[key]))] == []
 
 
 @pytest.mark.parametrize(

@@ -1,9 +1,12 @@
+import asyncio
 import json
 
 import numpy as np
 import pytest
-from projects import client_of, step, write_run
+from projects import FakeJobs, client_of, step, write_run
 
+from tunesmith.studio import live
+from tunesmith.studio.context import Project
 from tunesmith.studio.curves import Curves, Tail, thinned
 from tunesmith.studio.loglines import log_line
 from tunesmith.studio.words import words_of
@@ -153,3 +156,24 @@ def test_a_failure_is_in_the_progress_file_for_whoever_looks_later(tmp_path, tin
         list(run_stages(folder, recipe, stages=("prepare",)))
     last = list(folder.events())[-1]
     assert (last.event, last.stage, last.message) == ("failed", "prepare", str(raised.value))
+
+
+def test_what_is_written_is_told_as_it_comes_until_the_studio_ends(run, tmp_path, monkeypatch):
+    monkeypatch.setattr(live, "LOOKS", 0.001)
+    project = Project(tmp_path, FakeJobs())
+    tail = Tail(run / "progress.jsonl", (run / "progress.jsonl").stat().st_size)
+
+    async def told():
+        stream = live._stream(project, project.run("a"), tail, words_of("en"))
+        states = [await anext(stream)]
+        append(run / "progress.jsonl", step(11), {"event": "note", "message": "look"})
+        told = [await anext(stream), await anext(stream)]
+        project.stop()
+        return states + told + [event async for event in stream]
+
+    state, news, after = asyncio.run(told())
+    assert state.startswith("event: state\n")
+    assert news.startswith(f"event: news\nid: {tail.offset}\n")
+    data = json.loads(news.split("data: ")[1])
+    assert (data["points"][0][:2], data["log"][0]["text"]) == ([11, 1.89], "look")
+    assert '"step": 11' in after

@@ -23,7 +23,8 @@ def studio(folder: Path, port: int, *, browser: bool) -> None:
     project = Project(folder, jobs)
 
     def ready(url: str) -> None:
-        standard_output().print(Text(f"{url}   the studio over {project.folder}; Ctrl-C ends it, and stops no run"))
+        line = f"{url}   the studio over {project.folder}; Ctrl-C ends it, and stops no run"
+        standard_output().print(Text(line), soft_wrap=True)
         if browser:
             webbrowser.open(url)
 

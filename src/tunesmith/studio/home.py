@@ -16,7 +16,7 @@ from tunesmith.studio.context import Project, project_of
 from tunesmith.studio.curves import curves_of
 from tunesmith.studio.numbers import moment
 from tunesmith.studio.render import page, words
-from tunesmith.studio.state import Summaries, Summary
+from tunesmith.studio.state import Summary, summary_of
 
 COLUMNS: dict[str, Callable[[Summary], Any]] = {
     "name": lambda run: run.name.lower(),
@@ -33,8 +33,7 @@ AHEAD = 2
 
 def _home(request: Request) -> Response:
     project = project_of(request)
-    summaries: Summaries = project.kept.setdefault("home", Summaries())
-    runs = [summaries.of(run, project.name_of(run), project.jobs.running) for run in project.runs()]
+    runs = [summary_of(project, run) for run in project.runs()]
     by = request.query_params.get("sort", "time")
     by = by if by in COLUMNS else "time"
     backwards = request.query_params.get("order") == "back"

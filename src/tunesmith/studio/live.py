@@ -21,7 +21,7 @@ from tunesmith.studio.curves import News, Tail, curves_of
 from tunesmith.studio.loglines import log_line, stage_name
 from tunesmith.studio.numbers import duration
 from tunesmith.studio.render import page, url, words
-from tunesmith.studio.state import Recent, Summary, summarise
+from tunesmith.studio.state import Recent, Summary, summary_of
 from tunesmith.studio.words import Words
 
 LOOKS = 0.25
@@ -92,7 +92,7 @@ def _told(news: News, t: Words) -> dict[str, Any]:
 
 def _now(project: Project, run: RunFolder, t: Words) -> dict[str, Any]:
     """Where the run is, in words and numbers."""
-    summary = summarise(run, project.name_of(run), project.jobs.running(run.path))
+    summary = summary_of(project, run)
     recent = Recent(run.path / "progress.jsonl")
     last = recent.events[-1] if recent.events else None
     stopping = summary.state == "running" and project.jobs.stopping(run.path)

@@ -51,28 +51,37 @@ class RowFile:
     def search(self, text: str, file: str, first: int, count: int, patience: float = PATIENCE) -> Found:
         """The next rows with ``text`` in them that come from a file with ``file`` in its name, from number ``first``
         on. Case does not matter. A row is read only where its bytes look like it."""
-        pattern = re.compile(_bytes_of(text) if text else rb'"file": ?"[^"]*?' + _bytes_of(file))
+        pattern = _pattern(text or file)
         until, found, number = time.monotonic() + patience, list[tuple[int, dict[str, Any]]](), first
         with self._mapped() as data:
             while len(self._starts) <= first + 1 and self._index_more(data):
                 pass
             while number < len(self._starts) - 1:
-                place = int(self._starts[number])
-                hit = pattern.search(data, place, self._indexed)
-                if hit is None:
-                    number = len(self._starts) - 1
-                    self._index_more(data)
-                else:
-                    number = int(np.searchsorted(self._starts, hit.start(), "right")) - 1
-                    row = self._row(data, number)
+                end = int(np.searchsorted(self._starts, self._starts[number] + PIECE))
+                end = min(max(end, number + 1), len(self._starts) - 1)
+                for candidate in self._candidates(data, pattern, number, end):
+                    number = candidate + 1
+                    row = self._row(data, candidate)
                     if row is not None and matches(row, text, file):
-                        found.append((number, row))
-                    number += 1
-                if number >= len(self._starts) - 1 and self._indexed >= len(data):
+                        found.append((candidate, row))
+                    if len(found) == count or time.monotonic() > until:
+                        break
+                else:
+                    number = end
+                if number == len(self._starts) - 1 and not self._index_more(data):
                     return Found(found)
                 if len(found) == count or time.monotonic() > until:
                     return Found(found, number, len(found) < count)
         return Found(found)
+
+    def _candidates(self, data: mmap.mmap | bytes, pattern: re.Pattern[bytes], first: int, end: int) -> Iterator[int]:
+        """The rows from ``first`` to before ``end`` whose bytes fit."""
+        begin, last = int(self._starts[first]), -1
+        for hit in pattern.finditer(data[begin : self._starts[end]].lower()):
+            number = int(np.searchsorted(self._starts, begin + hit.start(), "right")) - 1
+            if number != last:
+                yield number
+            last = number
 
     def _row(self, data: mmap.mmap | bytes, number: int) -> dict[str, Any] | None:
         try:
@@ -121,12 +130,15 @@ def origin_of(row: dict[str, Any]) -> dict[str, Any]:
     return origin if isinstance(origin, dict) else {}
 
 
-def _bytes_of(text: str) -> bytes:
-    """An expression for the text as JSON has it, in either case of each letter."""
+def _pattern(text: str) -> re.Pattern[bytes]:
+    """The text as JSON has it, in bytes whose ASCII letters were made small: a plain string, which is found five times
+    as fast, but for letters such as É."""
     parts = []
     for character in json.dumps(text, ensure_ascii=False)[1:-1]:
-        forms = {
-            re.escape(form.encode("utf-8", "replace")) for form in (character, character.lower(), character.upper())
-        }
-        parts.append(b"(?:" + b"|".join(sorted(forms)) + b")" if len(forms) > 1 else forms.pop())
-    return b"".join(parts)
+        small, large = (form.encode("utf-8", "replace") for form in (character.lower(), character.upper()))
+        parts.append(re.escape(small) if character.isascii() else _either(small, large))
+    return re.compile(b"".join(parts))
+
+
+def _either(small: bytes, large: bytes) -> bytes:
+    return re.escape(small) if small == large else b"(?:%b|%b)" % (re.escape(small), re.escape(large))

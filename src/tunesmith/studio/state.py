@@ -12,6 +12,7 @@ from typing import Any, Literal
 from tunesmith import files
 from tunesmith.progress import Progress
 from tunesmith.run import RunFolder
+from tunesmith.studio.context import Project
 
 State = Literal["running", "finished", "failed", "stopped", "new"]
 """new: it was never trained, and nobody is at it; stopped: its last stage did not come to its end."""
@@ -57,6 +58,12 @@ class Summaries:
         if kept is None or kept[0] != stamp:
             kept = self._kept[run.path] = stamp, summarise(run, name, at_work)
         return kept[1]
+
+
+def summary_of(project: Project, run: RunFolder) -> Summary:
+    """The run in a line, from what is kept where nothing changed."""
+    summaries: Summaries = project.kept.setdefault("summaries", Summaries())
+    return summaries.of(run, project.name_of(run), project.jobs.running)
 
 
 def summarise(run: RunFolder, name: str, running: bool) -> Summary:

@@ -4,12 +4,17 @@ const words = JSON.parse($("words").textContent);
 const charts = $("charts");
 const MEASURES = ["loss", "learning_rate", "gradient_norm", "tokens_per_second", "memory"];
 const MANY = 6000;  // points beyond which all are fetched anew, thinned by the server
-let curves = {}, plots = new Map(), source = null, drawing = false;
+let curves = null, plots = new Map(), source = null, drawing = false;
+let offset = 0;  // bytes of the progress file that are on this page
 
 const fill = (text, values) => text.replace(/\{(\w+)[^}]*\}/g, (_, name) => values[name]);
-const brief = value => value == null ? "–" : Math.abs(value) >= 1e9 ? (value / 1e9).toFixed(1) + "G"
-  : Math.abs(value) >= 1e4 ? Math.round(value).toLocaleString("en") : Math.abs(value) < 0.01 && value ? value.toExponential(1)
+const brief = value => value == null ? "–" : Math.abs(value) >= 1e4 ? Math.round(value).toLocaleString("en")
+  : Math.abs(value) < 0.01 && value ? value.toExponential(1)
   : String(+value.toPrecision(4));
+
+const bytes = value => value == null ? "–" : value >= 1e9 ? +(value / 1e9).toPrecision(3) + " GB" : +(value / 1e6).toPrecision(3) + " MB";
+const toText = name => name === "memory" ? bytes : brief;
+const WHOLE = [1, 2, 5].flatMap(n => [n, 10 * n, 100 * n, 1e3 * n, 1e4 * n, 1e5 * n, 1e6 * n]).sort((a, b) => a - b);
 
 // -- drawing -------------------------------------------------------------------------------------
 
@@ -59,19 +64,19 @@ function plotOf(figure) {
     width: box.clientWidth, height: large ? 300 : 170, legend: { show: large },
     scales: { x: { time: false } }, cursor: { points: { size: 6 } }, series: seriesOf(name),
     hooks: { setCursor: large ? [] : [plot => show(figure, plot.cursor.idx)] },
-    axes: [axis, { ...axis, size: 58, values: (_, ticks) => ticks.map(brief) }],
+    axes: [{ ...axis, incrs: WHOLE }, { ...axis, size: 62, values: (_, ticks) => ticks.map(toText(name)) }],
   }, dataOf(name), box);
 }
 
 function show(figure, i) {  // the value under the pointer, else the newest
   const [steps, values] = curves[figure.dataset.of], at = i ?? values.length - 1;
-  figure.querySelector("output").textContent = `${brief(values[at])}` + (i == null ? "" : ` · ${words.step} ${steps[at].toLocaleString("en")}`);
+  figure.querySelector("output").textContent = toText(figure.dataset.of)(values[at]) + (i == null ? "" : ` · ${words.step} ${steps[at].toLocaleString("en")}`);
 }
 
 function describe(figure) {
-  const [steps, values] = curves[figure.dataset.of], name = words[figure.dataset.of], last = steps.length - 1;
+  const [steps, values] = curves[figure.dataset.of], name = words[figure.dataset.of], last = steps.length - 1, say = toText(figure.dataset.of);
   figure.querySelector(".plot").setAttribute("aria-label", last < 0 ? name : fill(words.range,
-    { name, first: brief(values[0]), from: steps[0], last: brief(values[last]), to: steps[last] }));
+    { name, first: say(values[0]), from: steps[0], last: say(values[last]), to: steps[last] }));
 }
 
 function draw() {
@@ -126,11 +131,11 @@ function news({ points, validations, forget: after, log }) {
     });
   }
   for (const [step, loss] of validations) { curves.validation[0].push(step); curves.validation[1].push(loss); }
-  say(log);
+  write(log);
   if (curves.loss[0].length > MANY) load(); else drawSoon();
 }
 
-function say(lines, anew = false) {
+function write(lines, anew = false) {
   const log = $("log"), atEnd = log.scrollTop + log.clientHeight >= log.scrollHeight - 8;
   const items = lines.map(({ time, kind, text }) => {
     const item = document.createElement("li");
@@ -174,19 +179,22 @@ async function load() {
     if (!answer.ok) throw new Error(answer.status);
     const all = await answer.json();
     curves = all.curves;
-    say(all.log, true);
+    write(all.log, true);
     drawSoon();
-    listen(all.offset);
+    offset = all.offset;
+    listen();
   } catch {
     lost(true);
     setTimeout(load, 2000);
   }
 }
 
-function listen(offset) {
+function listen() {
+  source?.close();
+  if (document.hidden) return;  // a browser has six connections to one server: tabs that nobody sees leave theirs
   source = new EventSource(`${charts.dataset.events}?offset=${offset}`);
   source.addEventListener("open", () => lost(false));
-  source.addEventListener("news", event => news(JSON.parse(event.data)));
+  source.addEventListener("news", event => { offset = event.lastEventId; news(JSON.parse(event.data)); });
   source.addEventListener("state", event => state(JSON.parse(event.data)));
   source.addEventListener("reload", load);
   source.addEventListener("error", () => {
@@ -204,6 +212,7 @@ new ResizeObserver(() => {
   }
 }).observe(charts);
 matchMedia("(prefers-color-scheme: dark)").addEventListener("change", redraw);
+document.addEventListener("visibilitychange", () => { if (document.hidden) source?.close(); else if (curves) listen(); });
 addEventListener("pagehide", () => source?.close());
 addEventListener("pageshow", event => { if (event.persisted) load(); });
 load();
