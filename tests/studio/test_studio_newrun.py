@@ -1,19 +1,22 @@
 """New run: what the form asks for becomes a recipe, which is checked, shown and started."""
 
 import json
+import re
 import shlex
 import sys
 import tomllib
 from pathlib import Path
 
 import pytest
-from projects import client_of
+from markupsafe import escape
+from projects import client_of, write_run
+from starlette.testclient import TestClient
 from test_studio_jobs import until
 
 from tunesmith.settings import every_field, read_recipe
 from tunesmith.studio import checked, jobs
-from tunesmith.studio.recipes import CHOSEN, Draft, read_draft, write_draft
-from tunesmith.studio.words import words_of
+from tunesmith.studio.app import guarded
+from tunesmith.studio.recipes import CHOSEN, Draft, help_of, read_draft, write_draft
 
 EVIL = "<script>alert(1)</script>"
 ANSWER = {
@@ -134,7 +137,7 @@ def test_start_begins_the_run_of_that_name(project, monkeypatch):
     ({"name": ""}, "give it one"),
     ({"source": []}, "nothing to learn from"),
     ({"source": "../../etc/passwd"}, "not inside the project"),
-    ({"more": "no such folder"}, "there is no no such folder"),
+    ({"more": "no such folder"}, "no such folder"),
     ({"model": "other", "other": "/etc/passwd"}, "there is no model"),
     ({"model": "gpt-5"}, "there is no model"),
     ({"train.epochs": "0"}, "train.epochs"),
@@ -183,6 +186,52 @@ def test_only_recipes_of_the_project_have_a_page(project, name):
         assert "secret" not in answer.text.replace("secret.toml", "")
 
 
+def test_a_recipe_that_has_run_begins_another_one_like_it(project):
+    client = client_of(project)
+    client.post("/new", data=sent())
+    looked(client, project)
+    write_run(project, "one")
+    page = client.get("/new?from=one").text
+    assert 'value="one-2"' in page
+    assert 'value="2"' in page  # the epochs
+
+
+def test_pages_of_others_can_neither_send_files_nor_start_anything(project):
+    client = TestClient(guarded(client_of(project).app), base_url="http://127.0.0.1:8765")
+    for headers in ({"origin": "https://evil.example"}, {"host": "evil.example"}, {"sec-fetch-site": "cross-site"}):
+        assert client.put("/uploads/evil.csv", content="x", headers=headers).status_code == 403
+        assert client.post("/new", data=sent(), headers=headers).status_code == 403
+    assert [path.name for path in (project / "uploads").iterdir()] == ["faq.csv"]
+    assert not (project / "one").exists()
+
+
+def test_only_a_dropped_file_may_be_large(project):
+    client = TestClient(guarded(client_of(project).app), base_url="http://localhost:8765")
+    large = b"x" * 11_000_000
+    assert client.put("/uploads/large.txt", content=large).status_code == 201
+    assert client.post("/new", content=large).status_code == 413
+
+
+def test_what_is_dropped_is_data_and_never_a_recipe(project):
+    client = client_of(project)
+    assert client.put("/uploads/recipe.toml", content='[data]\nsources = ["faq.csv"]\n').status_code == 201
+    assert client.get("/recipe/uploads/recipe.toml").status_code == 404
+    assert client.post("/recipe/uploads/recipe.toml", data={"do": "start"}).status_code == 404
+
+
+@pytest.mark.parametrize("path", ["/new", "/recipe/one/recipe.toml", "/compare/one", "/export/one"])
+def test_a_page_with_all_that_it_loads_is_small(project, path):
+    """html + css + js, uncompressed."""
+    client = client_of(project)
+    client.post("/new", data=sent())
+    looked(client, project)
+    (write_run(project, "one") / "adapter").mkdir()
+    html = client.get(path).text
+    loaded = re.findall(r'(?:<link[^>]*href|<script[^>]*src)="([^"]*)"', html)
+    assert len(loaded) >= 4
+    assert len(html.encode()) + sum(len(client.get(address).content) for address in loaded) < 50_000
+
+
 def test_the_page_of_a_check_has_no_origin_of_ours(project):
     client = client_of(project)
     client.post("/new", data=sent())
@@ -192,8 +241,8 @@ def test_the_page_of_a_check_has_no_origin_of_ours(project):
     assert answer.headers["content-security-policy"] == "sandbox allow-scripts"
 
 
-def test_the_help_of_a_setting_is_that_of_the_setting():
+def test_each_setting_of_the_form_is_explained_in_both_languages(project):
+    english, chinese = (client_of(project, **{"accept-language": name}).get("/new").text for name in ("en", "zh"))
     for name in CHOSEN:
-        key = f"new.{name.split('.')[1]}_help"
-        assert words_of("en")(key, help=every_field()[name][1]) == every_field()[name][1]
-        assert words_of("zh")(key, help="") != ""
+        assert escape(every_field()[name][1]) in english
+        assert escape(help_of(name, "zh")) in chinese

@@ -22,6 +22,7 @@ _NEUTRAL: dict[str, tuple[Any, ...]] = {
     "modalities": (["text"],), "audio": (), "prediction": (), "web_search_options": (),
 }  # fmt: skip
 """Parameters that would change the answer and that we do not have, with the values that change nothing."""
+_UNABLE = {"n": "one answer is given to a request; leave n out, and ask as often as you want answers"}
 _LLAMA_HAS = {
     "frequency_penalty", "presence_penalty", "logit_bias", "top_k", "min_p", "typical_p", "repeat_penalty", "mirostat",
     "grammar",
@@ -87,7 +88,7 @@ def _refuse_unable(body: Mapping[str, Any], by_llama: bool) -> None:
         value = body.get(name)
         if value is None or value in neutral or (by_llama and name in _LLAMA_HAS):
             continue
-        raise _unsupported(name, f"{name} is not supported here; leave it out" + (" or give 1" if name == "n" else ""))
+        raise _unsupported(name, _UNABLE.get(name, f"{name} is not supported here; leave it out"))
     kind = _kind(body.get("response_format"))
     if kind not in ("", "text") and not by_llama:
         said = "a run cannot be held to a JSON schema; export it, serve the GGUF, and ask that"

@@ -26,9 +26,9 @@ from tunesmith.studio import (
     rows,
     static_files,
 )  # fmt: skip
-from tunesmith.studio.context import Missing, Project
+from tunesmith.studio.context import UPLOADS, Missing, Project
 from tunesmith.studio.render import HEADERS, refusal, words
-from tunesmith.studio.uploads import MOST_BYTES, UPLOADS
+from tunesmith.studio.uploads import MOST_BYTES
 
 PAGES: tuple[Sequence[BaseRoute], ...] = (
     static_files.routes,

@@ -18,6 +18,7 @@ from starlette.responses import JSONResponse, Response, StreamingResponse
 from starlette.routing import Route
 
 from tunesmith.errors import RunError, TunesmithError
+from tunesmith.pages.text import harmless
 from tunesmith.pages.words import percent
 from tunesmith.run import RunFolder
 from tunesmith.studio.answering import Answering, Child, ask
@@ -128,7 +129,7 @@ async def _lines(comparing: Comparing, round_: Round) -> AsyncIterator[str]:
         async with comparing.answering.models(round_.run.path) as child:
             async for side, piece in _both(child, round_):
                 round_.answers[side] += piece
-                yield _line(side=side, text=piece)
+                yield _line(side=side, text=harmless(piece))
         yield _line(done=comparing.keep(round_))
     except TunesmithError as error:
         yield _line(error=str(error))

@@ -13,6 +13,8 @@ from starlette.requests import Request
 from tunesmith.errors import RunError
 from tunesmith.run import RunFolder
 
+UPLOADS = "uploads"
+"""Where files go that are dropped on a page."""
 DEPTH = 2
 """Runs lie in runs/NAME; those of a sweep in runs/NAME-sweep/NAME."""
 
@@ -75,7 +77,11 @@ class Project:
     def recipes(self) -> list[Path]:
         """The recipes beside the runs: *.toml and */recipe.toml."""
         found = [*self.folder.glob("*.toml"), *self.folder.glob("*/recipe.toml")]
-        return sorted(path for path in found if path.is_file() and path.resolve().is_relative_to(self.folder))
+        dropped = self.folder / UPLOADS  # what is dropped is data: it is never run
+        return sorted(
+            path for path in found
+            if path.is_file() and path.resolve().is_relative_to(self.folder) and path.parent != dropped
+        )  # fmt: skip
 
 
 def within(folder: Path, name: str, refusal: str) -> Path:

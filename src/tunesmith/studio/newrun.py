@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 from urllib.parse import parse_qs
 
@@ -15,7 +16,7 @@ from tunesmith.errors import TunesmithError
 from tunesmith.machine import size
 from tunesmith.settings import every_field
 from tunesmith.studio import checked, recipes, uploads
-from tunesmith.studio.context import Project, project_of
+from tunesmith.studio.context import UPLOADS, Project, project_of
 from tunesmith.studio.recipes import CHOSEN, Draft
 from tunesmith.studio.render import page, url, words
 
@@ -30,7 +31,10 @@ async def _form(request: Request) -> Response:
     if recipe := request.query_params.get("recipe"):
         return RedirectResponse(url("recipe", recipe), 303)
     draft = recipes.read_draft(project.folder, request.query_params.get("from", ""))
-    draft = draft or Draft(recipes.free_name(project.folder))
+    if draft is None:
+        draft = Draft(recipes.free_name(project.folder))
+    elif recipes.run_of(project.folder, project.folder / draft.name / "recipe.toml").exists:
+        draft = replace(draft, name=recipes.free_name(project.folder, draft.name))  # another one like it
     return await run_in_threadpool(_show, request, draft, _fields(draft))
 
 
@@ -45,14 +49,14 @@ def _fields(draft: Draft) -> dict[str, str]:
 def _show(request: Request, draft: Draft, fields: Mapping[str, str], fault: str = "") -> Response:
     project, known = project_of(request), every_field()
     models, dropped = recipes.models_here(project.folder), uploads.uploaded(project.folder)
-    files = [(f"{uploads.UPLOADS}/{path.name}", size(path.stat().st_size)) for path in dropped]
+    files = [(f"{UPLOADS}/{path.name}", size(path.stat().st_size)) for path in dropped]
     listed = {name for name, _ in files}
     return page(
         request, "newrun.html", title=words(request)("new.title"), tab="new", status=422 if fault else 200,
         draft=draft, fields=fields, fault=fault, models=models, files=files, proposed=_proposed(project),
         other="" if any(draft.model == model.name for model in models) else draft.model,
         more="\n".join(source for source in draft.sources if source not in listed),
-        settings=[(name, *known[name]) for name in CHOSEN],
+        settings=[(name, known[name][0], recipes.help_of(name, words(request).language)) for name in CHOSEN],
     )  # fmt: skip
 
 
@@ -94,7 +98,7 @@ def _draft(sent: Mapping[str, list[str]], fields: Mapping[str, str]) -> Draft:
 async def _upload(request: Request) -> Response:
     """A file is dropped: its bytes are the body."""
     kept = await uploads.keep(request.stream(), project_of(request).folder, request.path_params["name"])
-    status: dict[str, Any] = {"path": f"{uploads.UPLOADS}/{kept.name}", "size": size(kept.stat().st_size)}
+    status: dict[str, Any] = {"path": f"{UPLOADS}/{kept.name}", "size": size(kept.stat().st_size)}
     return JSONResponse(status, 201)
 
 

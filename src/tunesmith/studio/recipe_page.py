@@ -43,7 +43,7 @@ def _show(request: Request) -> Response:
     return page(
         request, "recipe.html", title=run.path.name, tab="new", recipe=name, text=_text(recipe), size=size,
         duration=lambda seconds: duration(seconds, t), command=f"tunesmith run {shlex.quote(name)}",
-        found=checked.look(project.folder, recipe), change=draft.name if draft and not run.exists else "",
+        found=checked.look(project.folder, recipe), change=draft.name if draft else "",
         began=run.exists, run_called=run.path.name, starting=not run.exists and jobs.running(run.path),
         failed="" if run.exists else jobs.said(run.path),
     )  # fmt: skip

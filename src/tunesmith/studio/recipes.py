@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import os
 import re
 import shlex
 import tomllib
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
+from functools import cache
+from importlib import resources
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -17,12 +21,15 @@ from tunesmith.errors import ModelError, RecipeError, TunesmithError
 from tunesmith.hubs.repository import is_hub
 from tunesmith.run import RunFolder
 from tunesmith.settings import every_field, make_recipe, parse_value
-from tunesmith.studio.uploads import UPLOADS, source_path
+from tunesmith.studio.context import UPLOADS
+from tunesmith.studio.uploads import source_path
 
 CHOSEN = ("train.epochs", "train.layers", "train.learning_rate", "train.batch", "data.max_tokens")
 """The few settings that matter most; a recipe may have more."""
 RESERVED = ("runs", UPLOADS)
 LONGEST_NAME = 60
+DEPTH, LOOKED_AT = 2, 1000
+"""How far down models are looked for, and at how much of each folder: a studio may be started at home."""
 UP = "../"
 """From the recipe's folder to the project's."""
 
@@ -116,6 +123,16 @@ def parse_settings(form: Mapping[str, str]) -> dict[str, Any]:
     return {name: value for name, value in given.items() if value != known[name][0]}
 
 
+def help_of(setting: str, language: str) -> str:
+    """What a setting means: its own help, or that in another language."""
+    return _chinese_help()[setting] if language == "zh" else every_field()[setting][1]
+
+
+@cache
+def _chinese_help() -> dict[str, str]:
+    return tomllib.loads((resources.files("tunesmith") / "studio" / "settings_zh.toml").read_text("utf-8"))
+
+
 def check_name(name: str) -> None:
     """Raises `RecipeError` for a name that cannot be one of a folder, everywhere and beside the others."""
     if not re.fullmatch(r"[^\W_](?:[\w. -]*[\w-])?", name) or len(name.encode()) > LONGEST_NAME:
@@ -157,14 +174,13 @@ def models_here(project: Path) -> list[ModelHere]:
         found.append(ModelHere("starter", "starter", "starter"))
     except ModelError:
         pass
-    for depth in ("", "*/", "*/*/"):
-        for path in sorted(project.glob(f"{depth}*.gguf")):
-            if "runs" not in path.relative_to(project).parts[:1]:
-                found.append(ModelHere(_relative(path, project), _relative(path, project), "file"))
-        for path in sorted(project.glob(f"{depth}config.json")):
-            if depth and any(path.parent.glob("*.safetensors")) and path.relative_to(project).parts[0] != "runs":
-                name = _relative(path.parent, project)
-                found.append(ModelHere(name, name, "folder", _parameters(path.parent)))
+    for path in sorted(_below(project, DEPTH)):
+        name = path.relative_to(project).as_posix()
+        if path.suffix == ".gguf":
+            found.append(ModelHere(name, name, "file"))
+        elif path.name == "config.json" and path.parent != project and any(path.parent.glob("*.safetensors")):
+            folder = path.parent.relative_to(project).as_posix()
+            found.append(ModelHere(folder, folder, "folder", _parameters(path.parent)))
     for path in sorted((files.cache_folder() / "models").glob("[!.]*/config.json")):
         if not path.parent.name.startswith(starter):
             label = re.sub(r"-[0-9a-f]{16}-v\d+$", "", path.parent.name)
@@ -190,8 +206,19 @@ def check_model(project: Path, name: str) -> None:
         )
 
 
-def _relative(path: Path, project: Path) -> str:
-    return path.relative_to(project).as_posix()
+def _below(folder: Path, depth: int) -> Iterator[Path]:
+    """The files down to that depth, but for runs and what is hidden; of a huge folder not all."""
+    try:
+        entries = list(islice(os.scandir(folder), LOOKED_AT))
+    except OSError:
+        return
+    for entry in entries:
+        if entry.name.startswith(".") or entry.name == "runs":
+            continue
+        if not entry.is_dir():
+            yield Path(entry.path)
+        elif depth:
+            yield from _below(Path(entry.path), depth - 1)
 
 
 def _parameters(folder: Path) -> int | None:

@@ -18,9 +18,8 @@ from pathlib import Path
 from tunesmith import files
 from tunesmith.errors import SourceError
 from tunesmith.machine import size
-from tunesmith.studio.context import Missing, within
+from tunesmith.studio.context import UPLOADS, Missing, within
 
-UPLOADS = "uploads"
 MOST_BYTES = 2_000_000_000
 LONGEST_NAME = 180
 """Bytes; file systems take 255, and a number and a temporary ending are still to come."""
@@ -96,7 +95,7 @@ def source_path(project: Path, name: str) -> Path:
         project, place, f"{name} is not inside the project's folder; copy it there, and name it as it is there"
     )
     if not path.exists():
-        raise Missing(f"there is no {name} in the project's folder; check how it is spelled")
+        raise Missing(f"there is no {name!r} in the project's folder; check how it is spelled")
     return path
 
 
