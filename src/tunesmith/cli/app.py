@@ -380,3 +380,21 @@ def models(name: str | None = None, /, *, verify: bool = False, json: Json = Fal
     from tunesmith.cli import shelf
 
     shelf.models(name, verify=verify, as_json=json)
+
+
+@app.command(sort_key=13)
+def studio(folder: Path = Path(), /, *, port: int = 8765, no_browser: bool = False) -> None:
+    """Web pages over the runs of a folder: watch them learn, look at their rows, results and files.
+
+    Parameters
+    ----------
+    folder
+        Where your recipes and runs/ are.
+    port
+        Where the pages are, on this machine only.
+    no_browser
+        Open none.
+    """
+    from tunesmith.cli.studio import studio as show
+
+    show(folder, port, browser=not no_browser)

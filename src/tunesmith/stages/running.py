@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import difflib
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-from tunesmith.errors import RunError
+from tunesmith.errors import RunError, TunesmithError
 from tunesmith.export.formats import parse_formats
 from tunesmith.progress import Progress
 from tunesmith.run import STAGES, RunFolder
@@ -85,6 +86,10 @@ def run(folder: RunFolder, recipe: Recipe, *, stages: tuple[str, ...] = STAGES, 
                         return  # these stop by themselves, at a reply or a step; the other stages lose nothing
             except Stopped:
                 return
+            except TunesmithError as error:  # for whoever looks at the run later; the person is told by what we raise
+                with contextlib.suppress(TunesmithError):
+                    folder.record(Progress("failed", stage=stage, message=str(error)))
+                raise
             if work.stopped:
                 return
 
