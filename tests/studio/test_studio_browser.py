@@ -123,6 +123,13 @@ def test_a_new_point_is_on_screen_within_a_second(project, studio, page):
     assert "training loss: " in page.locator(".large .plot").get_attribute("aria-label")
 
 
+def test_home_moves_with_the_runs(project, studio, page):
+    page.goto(studio)
+    with (project / "runs" / "long" / "progress.jsonl").open("a") as file:
+        file.write(json.dumps(step(LONG + 2, LONG + 5)) + "\n")
+    page.locator("tr", has_text=f"{LONG + 2:,}/{LONG + 5:,}").wait_for()
+
+
 def test_a_phone_is_wide_enough_in_both_languages(studio, page):
     for language in ("中文", "English"):
         page.goto(studio)

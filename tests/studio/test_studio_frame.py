@@ -142,3 +142,14 @@ def test_pages_of_other_sites_and_other_names_are_kept_out(tmp_path, monkeypatch
         client.get("/points/a", headers={"sec-fetch-site": "cross-site", "sec-fetch-mode": "cors"}).status_code == 403
     )
     assert run.exists()
+
+
+def test_a_folder_that_is_not_there_and_a_port_in_use_are_said_in_a_sentence(tmp_path):
+    from tunesmith.cli.studio import studio
+    from tunesmith.errors import RunError, ServingError
+    from tunesmith.serving.running import listening
+
+    with pytest.raises(RunError, match="none is no folder; name the one that"):
+        studio(tmp_path / "none", 8765, browser=False)
+    with listening("127.0.0.1", 0) as taken, pytest.raises(ServingError, match="is in use; give another with --port"):
+        studio(tmp_path, taken.getsockname()[1], browser=False)

@@ -93,7 +93,7 @@ def test_of_a_long_run_only_the_end_is_read(tmp_path, monkeypatch):
 def test_what_has_not_changed_is_not_read_again(tmp_path, monkeypatch):
     run, client = write_run(tmp_path, "a", BEGUN, TRAINED), client_of(tmp_path)
     client.get("/")
-    monkeypatch.setattr("tunesmith.studio.home.curves_of", lambda *_: None)
+    monkeypatch.setattr("tunesmith.studio.home.drawn", lambda *_: None)
     monkeypatch.setattr(state, "summarise", lambda *_: pytest.fail("read again"))
     client.get("/")
     monkeypatch.undo()

@@ -159,8 +159,9 @@ class Curves:
 _one_at_a_time = threading.Lock()
 
 
-def curves_of(project: Project, run: RunFolder) -> Curves:
-    """The run's curves up to now; only what is new is read. 100,000 steps take 0.3 s the first time."""
+def drawn(project: Project, run: RunFolder) -> tuple[int, dict[str, Any], list[dict[str, Any]]]:
+    """(bytes that were read, `Curves.to_json`, events of the log) of the run up to now. Only what is new is read:
+    100,000 steps take 0.4 s the first time, and 0.02 s again."""
     with _one_at_a_time:
         kept: dict[str, Curves] = project.kept.setdefault("curves", {})
         curves = kept.pop(str(run), None) or Curves(run.path / "progress.jsonl")
@@ -168,7 +169,7 @@ def curves_of(project: Project, run: RunFolder) -> Curves:
         kept[str(run)] = curves  # the newest last
         while len(kept) > OPEN:
             del kept[next(iter(kept))]
-        return curves
+        return curves.offset, curves.to_json(), list(curves.log)
 
 
 def thinned(x: np.ndarray, y: np.ndarray, most: int) -> list[list[float]]:

@@ -13,7 +13,7 @@ from starlette.routing import Route
 
 from tunesmith.errors import TunesmithError
 from tunesmith.studio.context import Project, project_of
-from tunesmith.studio.curves import curves_of
+from tunesmith.studio.curves import drawn
 from tunesmith.studio.numbers import moment
 from tunesmith.studio.render import page, words
 from tunesmith.studio.state import Summary, summary_of
@@ -52,7 +52,7 @@ def _read_ahead(project: Project, names: list[str]) -> None:
     """Somebody will open one of the newest runs: its curves are read by then."""
     for name in names:
         with contextlib.suppress(TunesmithError, OSError):
-            curves_of(project, project.run(name))
+            drawn(project, project.run(name))
 
 
 routes = [Route("/", _home)]

@@ -14,10 +14,10 @@ from starlette.responses import JSONResponse, RedirectResponse, Response, Stream
 from starlette.routing import Route
 
 from tunesmith.machine import size
-from tunesmith.pages.text import harmless
+from tunesmith.pages.text import brief, harmless
 from tunesmith.run import RunFolder
 from tunesmith.studio.context import Project, project_of
-from tunesmith.studio.curves import News, Tail, curves_of
+from tunesmith.studio.curves import News, Tail, drawn
 from tunesmith.studio.loglines import log_line, stage_name
 from tunesmith.studio.numbers import duration
 from tunesmith.studio.render import page, url, words
@@ -44,9 +44,9 @@ def _run(request: Request) -> Response:
 
 def _points(request: Request) -> Response:
     project, t = project_of(request), words(request)
-    curves = curves_of(project, project.run(request.path_params["run"]))
-    log = [line for event in list(curves.log) if (line := log_line(event, t))["text"]]
-    return JSONResponse({"offset": curves.offset, "curves": curves.to_json(), "log": log})
+    offset, curves, events = drawn(project, project.run(request.path_params["run"]))
+    log = [line for event in events if (line := log_line(event, t))["text"]]
+    return JSONResponse({"offset": offset, "curves": curves, "log": log})
 
 
 async def _events(request: Request) -> Response:
@@ -102,7 +102,9 @@ def _now(project: Project, run: RunFolder, t: Words) -> dict[str, Any]:
     doing = ""
     if summary.state == "running" and last and last.event in ("working", "asked"):
         part = f" {last.done:,}" + (f"/{last.total:,}" if last.total else "") if last.done is not None else ""
-        doing = harmless(last.message or t("run.asking")) + part
+        doing = (
+            harmless(last.message or t("run.asking")) + part + (f" · {brief(last.question)}" if last.question else "")
+        )
     failure = last.message if last and last.event == "failed" else ""
     if not failure and summary.state in ("new", "stopped"):
         failure = project.jobs.said(run.path)
@@ -111,7 +113,7 @@ def _now(project: Project, run: RunFolder, t: Words) -> dict[str, Any]:
         "state_name": t("run.stopping") if stopping else t(f"home.is_{summary.state}"),
         "stopping": stopping,
         "stage": stage_name(summary.stage, t) if summary.state != "finished" else "",
-        "step": summary.step, "steps": summary.steps, "doing": doing,
+        "step": summary.step, "steps": summary.steps, "doing": harmless(doing),
         "left": None if left is None else duration(left, t), "failure": harmless(failure),
         "readings": _readings(summary, recent, t),
     }  # fmt: skip

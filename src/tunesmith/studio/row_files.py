@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import mmap
 import re
+import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -38,6 +39,7 @@ class RowFile:
         self._starts = np.zeros(1, np.int64)
         """Where lines begin, as far as `_indexed`; the last entry is where the next would."""
         self._indexed = 0
+        self._one_at_a_time = threading.Lock()
 
     def rows(self, first: int, count: int) -> Found:
         """Rows from number ``first`` on."""
@@ -92,8 +94,13 @@ class RowFile:
 
     def _index_more(self, data: mmap.mmap | bytes) -> bool:
         """Find the lines of the next piece; False at the end of the file."""
-        if self._indexed >= len(data):
-            return False
+        with self._one_at_a_time:
+            if self._indexed >= len(data):
+                return False
+            self._index(data)
+            return True
+
+    def _index(self, data: mmap.mmap | bytes) -> None:
         end, places = self._indexed, np.empty(0, np.int64)
         while end < len(data) and not len(places):  # a line may be longer than a piece
             begin, end = end, min(end + PIECE, len(data))
@@ -102,7 +109,6 @@ class RowFile:
             places = np.append(places, end)
         self._starts = np.concatenate([self._starts, places])
         self._indexed = int(places[-1])
-        return True
 
     @contextmanager
     def _mapped(self) -> Iterator[mmap.mmap | bytes]:
