@@ -10,6 +10,7 @@ import sys
 import urllib.request
 
 import pytest
+from starlette.applications import Starlette
 
 from tunesmith.errors import ServingError
 from tunesmith.serving.running import serve_app
@@ -66,9 +67,9 @@ def test_a_port_in_use_is_said_in_one_sentence():
     with socket.create_server(("127.0.0.1", 0)) as other:
         port = other.getsockname()[1]
         with pytest.raises(ServingError, match=rf"^port {port} of 127.0.0.1 is in use; give another with --port$"):
-            serve_app(None, "127.0.0.1", port, on_ready=print)
+            serve_app(Starlette(), "127.0.0.1", port, on_ready=print)
 
 
 def test_an_address_of_another_machine_is_said_in_one_sentence():
     with pytest.raises(ServingError, match=r"^192.0.2.1 is no address of this machine \(.*\); give another with --h"):
-        serve_app(None, "192.0.2.1", 0, on_ready=print)
+        serve_app(Starlette(), "192.0.2.1", 0, on_ready=print)

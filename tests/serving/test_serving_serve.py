@@ -68,6 +68,9 @@ def test_a_run_is_served_from_its_folder_until_ctrl_c(tmp_path: Path, monkeypatc
             answer = client.chat.completions.create(
                 model="sums", messages=[{"role": "user", "content": "3 + 3?"}], max_tokens=4
             )
-        assert answer.usage is not None
-        server.send_signal(signal.SIGINT)
+            assert answer.usage is not None
+            stream = client.completions.create(model="base", prompt="3", stream=True)
+            next(stream)
+            server.send_signal(signal.SIGINT)
+            assert [chunk.choices[0].finish_reason for chunk in stream][-1] in ("stop", "length")
         assert server.wait(20) == 0

@@ -19,14 +19,14 @@ from tunesmith.serving.writers import Writers
 CONTEXT = 400
 
 
-def tiny_run(folder: Path, **told: object) -> Answerer:
+def tiny_run(folder: Path) -> Answerer:
     """Named "mine"; its system message is "Be brief."."""
     engine = open_engine(folder, read_architecture(folder), "torch", "fp32")
     engine.add_adapter(LoraShape(), seed=0)
     rng = np.random.default_rng(1)
     arrays = {name: rng.normal(size=a.shape, scale=0.2) for name, a in engine.adapter_arrays().items()}
     engine.load_adapter_arrays({name: a.astype(np.float32) for name, a in arrays.items()})
-    return Answerer("mine", engine, ChatFormat(folder), system="Be brief.", adapter=True, **told)
+    return Answerer("mine", engine, ChatFormat(folder), system="Be brief.", adapter=True)
 
 
 def writers(answerer: Answerer, *, at_once: int = 8, waiting: int = 8) -> Writers:
@@ -54,7 +54,7 @@ class Script(FakeEngine):
         return FakeSlots(logits)
 
 
-def scripted(folder: Path, text: str, *, pace: float = 0.0, **told: bool) -> Answerer:
+def scripted(folder: Path, text: str, *, pace: float = 0.0, calls: bool = False) -> Answerer:
     chat = ChatFormat(folder)
     ids = [*chat.encode(text), *chat.encode("<|im_end|>")]
-    return Answerer("said", Script(ids, chat.tokenizer.get_vocab_size(), pace), chat, **told)
+    return Answerer("said", Script(ids, chat.tokenizer.get_vocab_size(), pace), chat, calls=calls)

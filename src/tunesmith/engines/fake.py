@@ -56,6 +56,7 @@ class FakeEngine:
     """
 
     name = "fake"
+    lanes = 2
     precision: Precision = "fp32"
 
     def __init__(
@@ -150,10 +151,6 @@ class FakeEngine:
 
     def slots(self, *, adapter: bool = True) -> FakeSlots:
         return FakeSlots(lambda ids: self.logits(ids, adapter=adapter))
-
-    @property
-    def lanes(self) -> int:
-        return 2
 
     def side_by_side(self, do: Callable[[Job], Result], jobs: Sequence[Job]) -> list[Result]:
         return [do(job) for job in jobs]

@@ -54,6 +54,7 @@ class MlxEngine:
     """
 
     name = "mlx"
+    lanes = 1
 
     def __init__(self, folder: Path, arch: Architecture, dtype: str = "auto", above: int = 0):
         self.arch = arch
@@ -178,10 +179,6 @@ class MlxEngine:
 
     def slots(self, *, adapter: bool = True) -> MlxSlots:
         return MlxSlots(self._decoder, adapter)
-
-    @property
-    def lanes(self) -> int:
-        return 1
 
     def side_by_side(self, do: Callable[[Job], Result], jobs: Sequence[Job]) -> list[Result]:
         with out_of_memory():

@@ -64,15 +64,16 @@ class Scheduler:
         """Nobody waits for it any more: its place is free with the next token."""
         text.ended = True
 
-    def stop(self) -> None:
-        """Take nothing new; what is under way has `STOPPING_SECONDS`."""
+    def stop(self, seconds: float | None = None) -> None:
+        """Take nothing new; what is under way has so many seconds, `STOPPING_SECONDS` without them."""
         with self._changed:
-            self._stop_at = min(self._stop_at, time.monotonic() + STOPPING_SECONDS)
+            left = STOPPING_SECONDS if seconds is None else seconds
+            self._stop_at = min(self._stop_at, time.monotonic() + left)
             self._changed.notify()
 
-    def close(self) -> None:
-        """Wait for the thread, unless it hangs."""
-        self.stop()
+    def close(self, seconds: float | None = None) -> None:
+        """`stop`, and wait for the thread, unless it hangs: Python must not end under it."""
+        self.stop(seconds)
         if self._thread:
             self._thread.join(2 * STOPPING_SECONDS)
 

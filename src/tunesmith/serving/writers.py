@@ -42,8 +42,10 @@ class Writers:
         self._scheduler.start(asyncio.get_running_loop())
         try:
             yield
-        finally:
-            await asyncio.to_thread(self._scheduler.close)
+        except asyncio.CancelledError:  # a second Ctrl-C
+            self._scheduler.close(0.0)
+            raise
+        await asyncio.to_thread(self._scheduler.close)
 
     @property
     def counts(self) -> tuple[int, int]:
