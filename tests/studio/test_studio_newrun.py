@@ -186,6 +186,15 @@ def test_only_recipes_of_the_project_have_a_page(project, name):
         assert "secret" not in answer.text.replace("secret.toml", "")
 
 
+@pytest.mark.parametrize("name", ["../other", "linked", "..", "one/../../other"])
+def test_the_form_begins_with_no_recipe_from_outside(project, name):
+    draft = Draft("linked", "hf:somebody/secret", ("uploads/faq.csv",))
+    (project.parent / "other").mkdir(exist_ok=True)
+    (project.parent / "other" / "recipe.toml").write_text(draft.text())
+    (project / "linked").symlink_to(project.parent / "other")
+    assert "secret" not in client_of(project).get("/new", params={"from": name}).text
+
+
 def test_a_recipe_that_has_run_begins_another_one_like_it(project):
     client = client_of(project)
     client.post("/new", data=sent())

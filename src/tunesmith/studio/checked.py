@@ -66,7 +66,7 @@ class Checked:
 
 def place_of(project: Path, recipe: Path) -> Path:
     """Where the check of a recipe works and keeps what it found."""
-    return project / SCRATCH / "checks" / recipe.relative_to(project).as_posix().replace("/", "∕")
+    return project / SCRATCH / "checks" / recipe.relative_to(project)
 
 
 def begin(project: Path, recipe: Path) -> None:

@@ -12,7 +12,7 @@ import subprocess
 import sys
 import threading
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import nullcontext
+from contextlib import nullcontext, suppress
 from pathlib import Path
 from typing import Any
 
@@ -74,7 +74,8 @@ def stop(folder: Path) -> None:
     if living_process(_record(asked)) == process:
         return
     files.write_json(asked, record_of(process.pid))
-    process.send_signal(signal.SIGINT)
+    with suppress(psutil.NoSuchProcess):  # it may be quicker
+        process.send_signal(signal.SIGINT)
 
 
 def end(folder: Path) -> None:
@@ -82,13 +83,12 @@ def end(folder: Path) -> None:
     process = _process(folder)
     if process is None:
         return
-    try:
-        process.send_signal(signal.SIGINT)
-        process.wait(timeout=END_SECONDS)
-    except psutil.TimeoutExpired:
-        process.kill()
-    except psutil.Error:
-        return  # it was quicker
+    with suppress(psutil.NoSuchProcess):
+        try:
+            process.send_signal(signal.SIGINT)
+            process.wait(timeout=END_SECONDS)
+        except psutil.TimeoutExpired:
+            process.kill()
 
 
 def stopping(folder: Path) -> bool:

@@ -21,7 +21,7 @@ from tunesmith.errors import ModelError, RecipeError, TunesmithError
 from tunesmith.hubs.repository import is_hub
 from tunesmith.run import RunFolder
 from tunesmith.settings import every_field, make_recipe, parse_value
-from tunesmith.studio.context import UPLOADS
+from tunesmith.studio.context import UPLOADS, within
 from tunesmith.studio.uploads import source_path
 
 CHOSEN = ("train.epochs", "train.layers", "train.learning_rate", "train.batch", "data.max_tokens")
@@ -82,13 +82,14 @@ def _section(name: str, values: Mapping[str, Any], given: Mapping[str, Any]) -> 
 def read_draft(project: Path, name: str) -> Draft | None:
     """The recipe of that name, if it is one that the page wrote and nobody has changed by hand since."""
     try:
-        text = (project / name / "recipe.toml").read_text(encoding="utf-8")
+        check_name(name)
+        text = within(project, f"{name}/recipe.toml", "it leads out").read_text(encoding="utf-8")
         values = tomllib.loads(text)
         data = values.pop("data")
         draft = Draft(name, values.pop("model")["name"].removeprefix(UP), tuple(data.pop("sources")),
                       dict(_flat({"data": {k: v for k, v in data.items() if k != "folder"}, **values})))  # fmt: skip
         return draft if draft.text() == text else None
-    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+    except (TunesmithError, OSError, ValueError, KeyError, TypeError, AttributeError):
         return None
 
 
