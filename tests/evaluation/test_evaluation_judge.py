@@ -69,7 +69,7 @@ def test_what_the_judge_says_in_both_orders_counts(tmp_path: Path) -> None:
 
 def test_where_nothing_but_a_judge_is_asked_the_report_shows_what_it_compared(tmp_path: Path) -> None:
     nothing: Any = None
-    made = Evaluation(*[nothing] * 3, tmp_path, tmp_path, *[nothing] * 5)
+    made = Evaluation(nothing, nothing, nothing, tmp_path, tmp_path, nothing, nothing, nothing, "", nothing)
     models = [Candidate(name, name, nothing, asked=True) for name in ("base", "tuned")]
     with serving(write=saying(right_one)) as fake:
         asked = judge(fake, tmp_path)
