@@ -186,16 +186,17 @@ class Lane:
             text.take(text.ask.sampler(one), one)
 
     def _admit(self) -> None:
+        if not (self._slow or self._arriving):
+            return
         if self._slots is None:
             self._slots = self._new_slots()
         if self._slow:
             self._read_on()
-        elif self._arriving:
-            if len(self._arriving[0].ask.prompt) > PIECE:
-                text = self._arriving.pop()
-                self._slow = text, self._slots.admit_slowly(self._name(), text.ask.prompt, PIECE)
-                self._read_on()
-                return
+        elif len(self._arriving[0].ask.prompt) > PIECE:  # then it is the only one
+            text = self._arriving.pop()
+            self._slow = text, self._slots.admit_slowly(self._name(), text.ask.prompt, PIECE)
+            self._read_on()
+        else:
             rows = [self._name() for _ in self._arriving]
             logits = self._slots.admit(rows, [text.ask.prompt for text in self._arriving], GROWTH)
             self._texts |= dict(zip(rows, self._arriving, strict=True))
