@@ -96,7 +96,7 @@ def test_a_long_prompt_is_read_in_pieces_between_the_tokens_of_others(monkeypatc
             order.extend([name] * piece.tokens)
             (first if name == "short" else ended).set()
 
-        going = scheduler.submit(ask(1, limit=10**9), lambda piece: tell("short", piece))
+        going = scheduler.submit(ask(1, limit=9000), lambda piece: tell("short", piece))
         await first.wait()
         order.clear()
         scheduler.submit(ask(2, limit=1, length=95), lambda piece: tell("long", piece))

@@ -62,11 +62,6 @@ class Slots(ABC):
             self._lengths.append(len(prompt))
             yield logits
 
-    @property
-    def longest(self) -> int:
-        """Tokens of the longest text."""
-        return max(self._lengths, default=0)
-
     def step(self, tokens: Sequence[int]) -> np.ndarray:
         """Put a token behind each text. Returns logits, float32 [rows, vocabulary]."""
         count = len(self.rows)

@@ -137,17 +137,15 @@ class Lane:
         slow = [self._slow[0]] if self._slow else []
         return [*self._texts.values(), *self._arriving, *slow]
 
-    def _longest(self) -> int:
-        waiting = [len(text.ask.prompt) for text in [*self._arriving, *([self._slow[0]] if self._slow else [])]]
-        return max([self._slots.longest if self._slots else 0, *waiting]) + GROWTH
-
     def takes(self, text: Text, most: int) -> bool:
-        """Whether it can begin with the next round."""
+        """Whether it can begin with the next round, where ``most`` tokens may be kept: a cache is as wide as the
+        longest text may become."""
         prompts = [len(one.ask.prompt) for one in [*self._arriving, text]]
         if self._slow or (self._arriving and max(prompts) * len(prompts) > PIECE):
             return False
-        count = len(self.texts) + 1
-        return count == 1 or count * max(self._longest(), prompts[-1] + GROWTH) <= most
+        together = [*self.texts, text]
+        widest = max(len(one.ask.prompt) + one.ask.limit for one in together)
+        return len(together) == 1 or len(together) * widest <= most
 
     def add(self, text: Text) -> None:
         self._arriving.append(text)
@@ -188,16 +186,17 @@ class Lane:
             text.take(text.ask.sampler(one), one)
 
     def _admit(self) -> None:
+        if not (self._slow or self._arriving):
+            return
         if self._slots is None:
             self._slots = self._new_slots()
         if self._slow:
             self._read_on()
-        elif self._arriving:
-            if len(self._arriving[0].ask.prompt) > PIECE:
-                text = self._arriving.pop()
-                self._slow = text, self._slots.admit_slowly(self._name(), text.ask.prompt, PIECE)
-                self._read_on()
-                return
+        elif len(self._arriving[0].ask.prompt) > PIECE:  # then it is the only one
+            text = self._arriving.pop()
+            self._slow = text, self._slots.admit_slowly(self._name(), text.ask.prompt, PIECE)
+            self._read_on()
+        else:
             rows = [self._name() for _ in self._arriving]
             logits = self._slots.admit(rows, [text.ask.prompt for text in self._arriving], GROWTH)
             self._texts |= dict(zip(rows, self._arriving, strict=True))
