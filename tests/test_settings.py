@@ -24,7 +24,7 @@ def test_only_sources_is_required():
         ({"train": {"learning_rate": -1}}, "train.learning_rate: input should be greater than 0"),
         ({"train": {"schedule": "cosin"}}, "train.schedule: input should be 'cosine', 'linear' or 'constant'"),
         ({"data": {"sources": ["a"], "split": {"valid": 2}}}, "data.split.valid: input should be less than 1"),
-        ({"evaluate": {"tasks": ["sqll"]}}, "did you mean 'sql'?"),
+        ({"evaluate": {"tasks": ["sqll"]}}, "there is no kind 'sqll'; there are sql, loss, "),
         ({"evaluate": {"tasks": "loss"}}, 'evaluate.tasks: write it in brackets, ["loss"]'),
         (
             {"data": {"sources": [{"path": "a", "colums": {}}]}},
@@ -39,6 +39,8 @@ def test_only_sources_is_required():
         ({"data": {"sources": ["a"], "split": {"test": [{"path": "a", "colums": {}}]}}}, "did you mean columns?"),
         ({"data": {"sources": ["a"], "split": {"valid": 0.6, "test": 0.5}}}, "leave no rows to train on"),
         ({"evaluate": {"tasks": ["sql"]}}, "needs database"),
+        ({"evaluate": {"tasks": ["jsn"]}}, "tasks.0: there is no kind 'jsn'; there are json, "),
+        ({"evaluate": {"tasks": [{"file": "a.py"}]}}, 'tasks.0: write in it which it is, kind = "…"'),
     ],
 )
 def test_a_wrong_setting_is_named_with_what_would_be_right(values, says):

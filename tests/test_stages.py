@@ -4,20 +4,17 @@ import json
 from pathlib import Path
 
 import pytest
-from tiny_chat import write_rows
+from tiny_chat import write_recipe, write_rows
 
-from tunesmith import stages
+from tunesmith import files, machine, stages
+from tunesmith.engines import choose
 from tunesmith.errors import CheckFailed, OutOfMemory, RunError, SourceError, StorageError, TrainingError
 from tunesmith.progress import Progress
 from tunesmith.run import RunFolder
+from tunesmith.stages import measuring
+from tunesmith.stages.work import Work
 
 RECIPE = """
-[model]
-name = "{model}"
-engine = "torch"
-precision = "fp32"
-[data]
-sources = ["rows.jsonl"]
 [train]
 epochs = 1
 batch = 8
@@ -29,7 +26,7 @@ learning_rate = 1e-2
 def recipe(tmp_path: Path, tiny_model: Path) -> Path:
     write_rows(tmp_path / "rows.jsonl", 60)
     path = tmp_path / "sums.toml"
-    path.write_text(RECIPE.format(model=tiny_model))
+    write_recipe(path, tiny_model, RECIPE)
     return path
 
 
@@ -105,6 +102,16 @@ def test_a_run_folder_can_be_given_instead_of_its_recipe(recipe):
     assert done(list(stages.run(folder, made))) == ["train", "evaluate"]
     with pytest.raises(RunError, match="is no run folder"):
         stages.open_run(recipe.parent)
+
+
+def test_what_is_neither_run_nor_recipe_is_answered_with_the_runs_there_are(recipe, monkeypatch):
+    monkeypatch.chdir(recipe.parent)
+    with pytest.raises(RunError, match="nothing is neither a run nor a recipe; there is no run here yet"):
+        stages.open_run(Path("runs/nothing"))
+    for name in ("near", "other"):
+        files.write_text(Path("runs") / name / "recipe.toml", recipe.read_text())
+    with pytest.raises(RunError, match="runs/nearr is neither a run nor a recipe; there are runs/near, runs/other"):
+        stages.open_run(Path("runs/nearr"))
 
 
 def test_without_test_rows_a_run_ends_well_and_says_that_nothing_is_measured(recipe):
@@ -263,3 +270,39 @@ def test_a_task_that_cannot_be_measured_is_said_before_the_training(recipe, task
     assert not (recipe.parent / "run" / "checkpoints").exists()
     with pytest.raises(SourceError, match=said):
         stages.check(stages.open_run(recipe, None, {"evaluate.tasks": [task]})[1])
+
+
+def test_a_model_whose_top_layers_fit_and_that_does_not_fit_as_a_whole_is_measured_by_its_loss(recipe, monkeypatch):
+    opened, open_engine = list[int](), choose.open_engine
+
+    def opening(*given):
+        opened.append(given[4])
+        return open_engine(*given)
+
+    monkeypatch.setattr(choose, "open_engine", opening)
+    monkeypatch.setattr(machine, "within_reach", lambda: 10**6)
+    events = go(recipe, train__layers=1, train__epochs=2, evaluate__tasks=["loss", {"kind": "contains"}])
+    assert done(events) == ["prepare", "train", "evaluate"]
+    assert opened
+    assert 0 not in opened  # no lower layer was ever kept in memory
+    said = [e.message for e in events if e.event == "note" and "whole model" in e.message]
+    assert len(said) == 1
+    assert "not measured are contains, what was forgotten" in said[0]
+    results = json.loads((recipe.parent / "run" / "evaluation" / "results.json").read_text())
+    assert all({"loss", "tasks", "general"} & set(result) == {"loss"} for result in results)
+    assert said[0][10:] in (recipe.parent / "run" / "evaluation" / "report.html").read_text()
+
+
+def test_tasks_alone_that_do_not_fit_are_refused_with_what_would(recipe, monkeypatch):
+    monkeypatch.setattr(machine, "within_reach", lambda: 10**6)
+    with pytest.raises(OutOfMemory, match=r"the whole model takes .* can be had; add \"loss\" to evaluate.tasks"):
+        go(recipe, train__layers=1, evaluate__tasks=[{"kind": "contains"}])
+    assert not (recipe.parent / "run").exists()  # nothing was trained in vain
+
+
+def test_no_more_answers_are_written_at_once_than_memory_allows(recipe, monkeypatch):
+    work = Work(*stages.open_run(recipe), lambda: False, lambda _: None)
+    monkeypatch.setattr(machine, "within_reach", lambda: 600 << 20)
+    few, left_out = measuring.affordable(work, 10_000)
+    assert 1 <= few.batch < work.recipe.evaluate.batch
+    assert not left_out

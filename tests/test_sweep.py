@@ -17,7 +17,7 @@ from typing import Any, ClassVar
 import pytest
 from rich.cells import cell_len
 from rich.console import Console
-from tiny_chat import write_rows
+from tiny_chat import write_recipe, write_rows
 
 from tunesmith import stages
 from tunesmith.cli.app import call
@@ -40,12 +40,6 @@ from taught import documents
 pytestmark = pytest.mark.usefixtures("fresh_consoles")
 
 RECIPE = """
-[model]
-name = "{model}"
-engine = "torch"
-precision = "fp32"
-[data]
-sources = ["rows.jsonl"]
 [train]
 steps = 4
 batch = 8
@@ -71,7 +65,7 @@ def recipe(tmp_path: Path, tiny_model: Path, monkeypatch: pytest.MonkeyPatch) ->
     monkeypatch.chdir(tmp_path)
     write_rows(tmp_path / "rows.jsonl", 40)
     path = tmp_path / "求和.toml"
-    path.write_text(RECIPE.format(model=tiny_model))
+    write_recipe(path, tiny_model, RECIPE)
     return path
 
 

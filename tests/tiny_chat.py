@@ -72,3 +72,10 @@ def write_rows(path: Path, count: int = 60) -> Path:
     rows = [{"prompt": f"{i} + {i % 7}?", "completion": f"{i + i % 7}"} for i in range(count)]
     path.write_text("\n".join(json.dumps(row) for row in rows) + "\n")
     return path
+
+
+def write_recipe(path: Path, model: Path, rest: str) -> Path:
+    """To train the model on rows.jsonl beside it; ``rest`` goes on in [data]."""
+    head = f'[model]\nname = "{model}"\nengine = "torch"\nprecision = "fp32"\n[data]\nsources = ["rows.jsonl"]\n'
+    path.write_text(head + rest)
+    return path

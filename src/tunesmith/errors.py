@@ -10,6 +10,7 @@
     ├── TrainingError           training cannot go on (NaN, divergence, other settings)
     ├── TrackerError            a tracker is not installed or does not answer
     ├── RunError                a run folder is missing, locked or of another recipe
+    ├── ServingError            an address cannot be served on, or not safely
     └── StorageError            the disk is full or cannot be written
     CheckFailed                 a check or proof did not hold: exit 3
 
@@ -58,6 +59,10 @@ class TrackerError(TunesmithError):
 
 class RunError(TunesmithError):
     """A run folder is missing, in use, or belongs to another recipe."""
+
+
+class ServingError(TunesmithError):
+    """An address cannot be served on, or not safely."""
 
 
 class StorageError(TunesmithError):

@@ -8,10 +8,12 @@ import subprocess
 import sys
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import psutil
 
+SAME_SECONDS = 2.0
+"""The system's clock is set right now and then, and a process's age is counted by it."""
 Pressure = Literal["normal", "warning", "critical"]
 _PRESSURES: dict[str, Pressure] = {"1": "normal", "2": "warning", "4": "critical"}
 
@@ -38,6 +40,29 @@ def read_machine(folder: Path) -> Machine:
     return Machine(
         memory.total, memory.available, _swapped(), shutil.disk_usage(folder).free, _battery(), _pressure(sys.platform)
     )
+
+
+def within_reach() -> int:
+    """Bytes that this process may have in all: what it holds, and what can still be had."""
+    return psutil.virtual_memory().available + psutil.Process().memory_info().rss
+
+
+def record_of(pid: int) -> dict[str, float]:
+    """What `living_process` knows a process by; of one that has ended already nothing is found by it."""
+    try:
+        return {"pid": pid, "created": psutil.Process(pid).create_time()}
+    except psutil.Error:
+        return {"pid": pid, "created": 0.0}
+
+
+def living_process(record: Any) -> psutil.Process | None:
+    """The process of that record if it still lives, and is not another one that was given the same number since."""
+    try:
+        process = psutil.Process(int(record["pid"]))
+        same = abs(process.create_time() - record["created"]) < SAME_SECONDS
+        return process if same and process.status() != psutil.STATUS_ZOMBIE else None
+    except (psutil.Error, KeyError, TypeError, ValueError, OverflowError):
+        return None
 
 
 def size(count: float) -> str:

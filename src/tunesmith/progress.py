@@ -18,6 +18,7 @@ Event = Literal[
     "note",  # something the person should know
     "fits",  # memory and time of the training are known
     "end",  # a stage is finished
+    "failed",  # a stage cannot go on; message says why
 ]
 
 

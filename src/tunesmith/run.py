@@ -18,6 +18,7 @@ import tomli_w
 
 from tunesmith import files
 from tunesmith.errors import RunError
+from tunesmith.machine import record_of
 from tunesmith.progress import Progress
 from tunesmith.settings import Recipe, make_recipe
 
@@ -157,11 +158,18 @@ class RunFolder:
         try:
             if not files.try_lock(handle):
                 raise RunError(f"another tunesmith is working in {self.path}; wait until it is done")
+            os.truncate(handle, 0)
+            os.write(
+                handle, json.dumps(record_of(os.getpid())).encode()
+            )  # so that the studio finds it, and can stop it
             for folder in (self.path, self.teacher, self.checkpoints, self.dataset, self.evaluation, self.export):
                 files.remove_leftovers(folder)
             for folder in (self.adapter, self.dataset):
                 files.recover_folder(folder)
-            yield
+            try:
+                yield
+            finally:
+                os.truncate(handle, 0)
         finally:
             os.close(handle)  # which also unlocks; the kernel does so when the process is killed
 

@@ -124,6 +124,25 @@ def test_without_a_terminal_there_are_few_plain_lines_and_no_escape_codes():
     assert len(lines) < 30
 
 
+def test_lines_say_no_work_twice_and_ctrl_c_is_answered_by_what_is_true_of_the_stage(monkeypatch):
+    file, written, now = io.StringIO(), list[bytes](), iter(range(0, 1000, 11))
+    monkeypatch.setattr("os.write", lambda _, said: written.append(said))
+    with View(Console(file=file, width=80), clock=lambda: float(next(now))) as view:
+        view.show(Progress("stage", stage="compare"))
+        for _ in range(3):
+            view.show(Progress("working", stage="compare", message="question 1 of 3: base"))
+        view.stop_soon()
+        for stage in ("evaluate", "train"):
+            view.show(Progress("stage", stage=stage))
+            view.stop_soon()
+    assert file.getvalue().count("question 1 of 3: base") == 1
+    assert written == [
+        b"stopping ...\n",
+        b"stopping; the answers so far are kept ...\n",
+        b"stopping after this step ...\n",
+    ]
+
+
 def test_a_dumb_terminal_gets_plain_lines(monkeypatch):
     monkeypatch.setenv("TERM", "dumb")
     file = io.StringIO()

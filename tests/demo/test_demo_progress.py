@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from tiny_chat import write_rows
+from tiny_chat import write_recipe, write_rows
 
 from tunesmith import stages
 from tunesmith.progress import Progress
@@ -13,17 +13,11 @@ from tunesmith.run import RunFolder
 from tunesmith.serving.answers import compare
 
 RECIPE = """
-[model]
-name = "{model}"
-engine = "torch"
-precision = "fp32"
-[data]
-sources = ["rows.jsonl"]
 [train]
 epochs = 1
 batch = 8
 [evaluate]
-tasks = ["loss", {{kind = "sql", database = "shop.sql"}}]
+tasks = ["loss", {kind = "sql", database = "shop.sql"}]
 max_new_tokens = 4
 batch = 2
 checkpoints = false
@@ -44,7 +38,7 @@ def told(tmp_path_factory: pytest.TempPathFactory, tiny_model: Path) -> tuple[Ru
     rows = write_rows(folder / "rows.jsonl", 60)
     rows.write_text(rows.read_text().replace('"completion": "', '"completion": "SELECT '))
     (folder / "shop.sql").write_text("CREATE TABLE t (a);")
-    (folder / "sums.toml").write_text(RECIPE.format(model=tiny_model))
+    write_recipe(folder / "sums.toml", tiny_model, RECIPE)
     run, recipe = stages.open_run(folder / "sums.toml", folder / "sums")
     heard: list[Progress] = []
     for _ in stages.run(run, recipe, notify=heard.append):

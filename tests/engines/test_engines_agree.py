@@ -16,6 +16,7 @@ import tiny
 from reference import one_thread
 
 from tunesmith.engines.base import Batch, Engine, LoraShape, StepSettings
+from tunesmith.engines.fake import FakeEngine
 from tunesmith.engines.mlx_engine import MlxEngine
 from tunesmith.engines.torch_engine import TorchEngine
 from tunesmith.engines.writing import shared_beginning
@@ -118,6 +119,25 @@ def test_what_prompts_begin_with_is_read_once_and_changes_nothing(family: str, e
         train(engine, 0, 3)
         alone = [engine.generate([p], max_new_tokens=8, stop=frozenset())[0] for p in prompts]
         assert engine.generate(prompts, max_new_tokens=8, stop=frozenset()) == alone
+
+
+@pytest.mark.parametrize("family", ["llama", "gemma3", "fake"])
+def test_endings_behind_a_prompt_cost_what_whole_rows_do(family: str) -> None:
+    rng = np.random.default_rng(5)
+    prompts, *pieces = (
+        [rng.integers(8, 64, n).tolist() for n in lengths] for lengths in ((3, 30, 17), (4, 1), (2, 9, 0), (1, 1))
+    )
+    endings = [[prompts[0], *pieces[0]], pieces[1], pieces[2]]
+    engines: list[Engine] = [FakeEngine()] if family == "fake" else list(both(family))
+    for engine in engines:
+        engine.add_adapter(LoraShape(rank=4), 3)
+        train(engine, 0, 3)
+        for adapter in (True, False):
+            found = engine.ending_losses(prompts, endings, adapter=adapter)
+            for prompt, each, losses in zip(prompts, endings, found, strict=True):
+                rows = [(prompt + one, [False] * len(prompt) + [True] * len(one)) for one in each]
+                alone = [engine.losses(Batch.of([row]), adapter=adapter)[0][0] for row in rows]
+                np.testing.assert_allclose(losses, alone, rtol=1e-6, atol=1e-5)
 
 
 def test_a_beginning_that_is_all_of_a_prompt_leaves_its_last_token() -> None:

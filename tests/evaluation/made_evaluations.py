@@ -116,6 +116,7 @@ def character():
         )
         for model, score, answer in answers:
             samples.append(line(model, "overlap", i, question, answer, reference, score, f"F1 {score:.2f}"))
+        samples.append(line("base", "judge", i, question, answers[0][2], reference, None, ""))
         score = (1.0, 0.5, 0.0, None)[i % 4]
         samples.append(line("tuned", "judge", i, question, after, reference, score, "两次都选了它" if score else ""))
     return results, samples, list(training(84, 21, 3.6, 2.6))

@@ -16,7 +16,9 @@ sys.path.insert(0, str(Path(__file__).parents[1] / "teacher"))  # the fake serve
 from fake_teacher import FakeTeacher, serving
 
 from tunesmith.errors import TeacherError
+from tunesmith.evaluation.evaluate import Candidate, Evaluation
 from tunesmith.evaluation.question import Question
+from tunesmith.evaluation.report_examples import cards, pair
 from tunesmith.evaluation.tasks.judge import Judge, better_of
 from tunesmith.progress import Progress
 from tunesmith.settings.evaluate import JudgeTaskSettings
@@ -63,6 +65,21 @@ def test_what_the_judge_says_in_both_orders_counts(tmp_path: Path) -> None:
     assert [v.score for v in verdicts] == [1, 0, 0.5]
     assert verdicts[0].reason == "the judge prefers tuned, in both orders"
     assert agreement == 1
+
+
+def test_where_nothing_but_a_judge_is_asked_the_report_shows_what_it_compared(tmp_path: Path) -> None:
+    nothing: Any = None
+    made = Evaluation(*[nothing] * 3, tmp_path, tmp_path, *[nothing] * 5)
+    models = [Candidate(name, name, nothing, asked=True) for name in ("base", "tuned")]
+    with serving(write=saying(right_one)) as fake:
+        asked = judge(fake, tmp_path)
+        measured = [made._judged(asked, model, [question()], [said]) for model, said in zip(models, "54", strict=True)]
+    assert measured[0] == {}
+    assert measured[1]["score"] == 1
+    (card,) = cards(pair(made.samples))
+    assert [(side["model"], side["text"], side["grade"]) for side in card["sides"]] == [
+        ("base", "5", ""), ("tuned", "4", "✓ preferred"),
+    ]  # fmt: skip
 
 
 def test_a_judge_that_looks_at_the_place_finds_no_difference_and_agrees_never(tmp_path: Path) -> None:

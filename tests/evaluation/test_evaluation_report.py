@@ -170,17 +170,6 @@ def test_what_differs_from_the_reference_is_marked_and_a_different_answer_is_not
     assert "<mark>years</mark>" in page
 
 
-def test_what_a_judge_compared_with_is_shown_beside_what_it_judged():
-    told = [
-        line("base", "exact", 1, "q", "before", "r", 0.0, "other"),
-        line("tuned", "judge", 1, "q", "after", "", 1.0, ""),
-    ]
-    card, _ = cards(pair(told))
-    assert [(side["model"], side["text"], side["grade"]) for side in card["sides"]] == [
-        ("base", "before", ""), ("tuned", "after", "✓ preferred"),
-    ]  # fmt: skip
-
-
 def test_without_a_reference_base_and_tuned_are_compared_with_each_other():
     told = [line("base", "judge", 1, "q", "a b c", "", None, ""), line("tuned", "judge", 1, "q", "a b d", "", 1.0, "")]
     (card,) = cards(pair(told))

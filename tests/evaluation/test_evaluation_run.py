@@ -16,6 +16,7 @@ from tunesmith.evaluation.kept import Kept
 from tunesmith.evaluation.question import Question
 from tunesmith.models.architecture import read_architecture
 from tunesmith.models.chat import ChatFormat
+from tunesmith.progress import Progress
 from tunesmith.run import RunFolder
 from tunesmith.settings import make_recipe
 
@@ -29,7 +30,7 @@ def folder(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def go(folder: Path, model: Path, fresh: bool = False, **evaluate: Any) -> list[Any]:
+def go(folder: Path, model: Path, fresh: bool = False, notify: Any = lambda _: None, **evaluate: Any) -> list[Any]:
     settings = {"tasks": TASKS, "max_new_tokens": 4, "batch": 2, **evaluate}
     recipe = make_recipe({
         "model": {"name": str(model), "engine": "torch", "precision": "fp32"},
@@ -37,7 +38,8 @@ def go(folder: Path, model: Path, fresh: bool = False, **evaluate: Any) -> list[
         "train": {"epochs": 1, "batch": 8, "learning_rate": 0.01, "validate_every": 3},
         "evaluate": settings,
     }, folder=folder)  # fmt: skip
-    return list(stages.run(RunFolder(folder / "run"), recipe, fresh=fresh, stages=("prepare", "train", "evaluate")))
+    which = ("prepare", "train", "evaluate")
+    return list(stages.run(RunFolder(folder / "run"), recipe, fresh=fresh, stages=which, notify=notify))
 
 
 def results(folder: Path) -> dict[str, dict[str, Any]]:
@@ -108,7 +110,11 @@ def test_an_evaluation_that_was_killed_goes_on_behind_its_last_answer(folder, ti
     with kept.open("ab") as file:
         file.write(b'{"key": "torn')
     DIES[0] = -1
-    go(folder, tiny_model)
+    told = list[Progress]()
+    go(folder, tiny_model, notify=told.append)
+    first = next(one for one in told if "answers" in one.message)
+    assert first.message == "base: answers, 6 of them kept from before"
+    assert (first.done or 0) >= 6
     interrupted, continued = json.loads((folder / "run/evaluation/results.json").read_text()), sum(asked)
     asked.clear()
     go(folder, tiny_model, fresh=True)

@@ -14,12 +14,13 @@ import numpy as np
 import pytest
 from fake_ollama import FakeOllama
 from safetensors.numpy import load, save
-from tiny_chat import write_rows
+from tiny_chat import write_recipe, write_rows
 
-from tunesmith import files, stages
+from tunesmith import files, machine, stages
 from tunesmith.cli import console, hand_over
 from tunesmith.cli.app import call
 from tunesmith.cli.edge import exit_status
+from tunesmith.engines import choose
 from tunesmith.errors import CheckFailed, EngineError, ModelError, RecipeError, RunError
 from tunesmith.export import produce
 from tunesmith.export.formats import Formats, parse_formats
@@ -29,12 +30,6 @@ from tunesmith.serving import answers
 from tunesmith.stages.work import Work
 
 RECIPE = """
-[model]
-name = "{model}"
-engine = "torch"
-precision = "fp32"
-[data]
-sources = ["rows.jsonl"]
 system = "You add."
 [train]
 epochs = 2
@@ -52,7 +47,7 @@ prompts = 3
 def trained(tmp_path_factory: pytest.TempPathFactory, tiny_model: Path) -> Path:
     folder = tmp_path_factory.mktemp("trained")
     write_rows(folder / "rows.jsonl", 60)
-    (folder / "sums.toml").write_text(RECIPE.format(model=tiny_model))
+    write_recipe(folder / "sums.toml", tiny_model, RECIPE)
     run, recipe = stages.open_run(folder / "sums.toml", folder / "sums")
     for _ in stages.run(run, recipe):
         pass
@@ -90,6 +85,26 @@ def test_a_gguf_comes_with_its_proof_and_a_modelfile(trained):
     written = (trained / "export" / "Modelfile").read_text()
     assert written.startswith("FROM ./sums-f16.gguf\n")
     assert "You add." in written
+
+
+def test_a_model_that_does_not_fit_as_a_whole_is_proved_layer_by_layer(trained, tmp_path, monkeypatch):
+    opened, open_engine = list[int](), choose.open_engine
+
+    def opening(*given):
+        opened.append(given[4])
+        return open_engine(*given)
+
+    recipe = trained.parent / "sums.toml"
+    run, made = stages.open_run(recipe, tmp_path / "run", {"train.layers": 1, "export.formats": ["gguf:f16"]})
+    for _ in stages.run(run, made, stages=("prepare", "train")):
+        pass
+    monkeypatch.setattr(choose, "open_engine", opening)
+    monkeypatch.setattr(machine, "within_reach", lambda: 10**6)
+    for _ in stages.run(run, made, stages=("export",)):
+        pass
+    assert opened == [1]  # of two layers
+    [proof] = stages.proofs(run)
+    assert proof["holds"]
 
 
 def test_what_was_exported_is_not_made_again(trained):
@@ -278,7 +293,7 @@ def test_what_ends_an_export_anyway_is_said_before_anything_is_written(trained, 
 )
 def test_a_format_that_cannot_be_is_said_before_hours_of_training(name, error, tmp_path, tiny_model):
     write_rows(tmp_path / "rows.jsonl", 60)
-    (tmp_path / "sums.toml").write_text(RECIPE.format(model=tiny_model))
+    write_recipe(tmp_path / "sums.toml", tiny_model, RECIPE)
     run, recipe = stages.open_run(tmp_path / "sums.toml", tmp_path / "run", {"export.formats": [name]})
     with pytest.raises(error):
         list(stages.run(run, recipe))

@@ -10,18 +10,12 @@ import sys
 import time
 from pathlib import Path
 
-from tiny_chat import write_rows
+from tiny_chat import write_recipe, write_rows
 
 from tunesmith.files import file_hash
 from tunesmith.run import RunFolder
 
 RECIPE = """
-[model]
-name = "{model}"
-engine = "torch"
-precision = "fp32"
-[data]
-sources = ["rows.jsonl"]
 [train]
 epochs = 12
 batch = 4
@@ -29,7 +23,7 @@ learning_rate = 1e-2
 validate_every = 6
 save_minutes = 0.0005
 fit = "off"
-lora = {{rank = 4, dropout = 0.1}}
+lora = {rank = 4, dropout = 0.1}
 """
 
 CHILD = """
@@ -79,7 +73,7 @@ def kill_somewhere(recipe: Path, run: Path, rng: random.Random, writing: bool) -
 def test_twenty_kills_leave_the_same_adapter(tmp_path, tiny_model):
     write_rows(tmp_path / "rows.jsonl", 100)
     recipe = tmp_path / "sums.toml"
-    recipe.write_text(RECIPE.format(model=tiny_model))
+    write_recipe(recipe, tiny_model, RECIPE)
     expected = finish(recipe, tmp_path / "whole")
     rng, run = random.Random(0), tmp_path / "killed"
     for kill in range(20):

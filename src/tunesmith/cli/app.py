@@ -26,6 +26,7 @@ Fresh = Annotated[bool, Parameter(help="Do it again from the start, even if noth
 Fit = Annotated[bool, Parameter(help="Where it does not fit into memory, take the settings that do.")]
 Count = Annotated[int, Parameter(validator=validators.Number(gte=0))]
 OneOrMore = Parameter(validator=validators.Number(gte=1))
+Port = Parameter(validator=validators.Number(gte=0, lte=65535))
 Json = Annotated[bool, Parameter(help="Print one JSON object instead of tables.")]
 STAGES = ("teach", "prepare", "train", "evaluate", "export")
 WITH_SETTINGS = ("run", "teach", "prepare", "train", "evaluate", "check", "sweep")
@@ -333,6 +334,38 @@ def track(run: Path, /, *, to: Tracker = "tensorboard", json: Json = False) -> N
     tracking.track(run, to, as_json=json)
 
 
+@app.command(sort_key=11)
+def serve(
+    model: str, /, *, host: str = "127.0.0.1", port: Annotated[int, Port] = 8080, key_from: str | None = None,
+    origin: tuple[str, ...] = (), at_once: Annotated[int | None, OneOrMore] = None,
+    context: Annotated[int | None, OneOrMore] = None,
+) -> None:  # fmt: skip
+    """Answer other programs as OpenAI's API does: /v1/chat/completions, /v1/completions, /v1/models.
+
+    Parameters
+    ----------
+    model
+        The folder of a run (served as its name and as base), a .gguf file (by llama.cpp), or any other model.
+    host
+        The address to listen on. Any but this machine's own needs a key.
+    port
+        The port; 0 takes a free one.
+    key_from
+        The environment variable that holds the key which requests must bring; TUNESMITH_SERVE_KEY without this.
+    origin
+        A web page's origin that may ask from a browser, such as http://localhost:3000; may be given several times.
+    at_once
+        Answers that are written together; more wait. 64 without this, 8 for a .gguf file.
+    context
+        Tokens of a prompt and its answer, at most; the model's own, but no more than 4096, without this.
+    """
+    from tunesmith.cli import serve as serving
+
+    serving.serve(
+        model, host=host, port=port, key_from=key_from, origins=origin, at_once=at_once, context=context
+    )  # fmt: skip
+
+
 @app.command(sort_key=12)
 def models(name: str | None = None, /, *, verify: bool = False, json: Json = False) -> None:
     """The models that are here.
@@ -347,3 +380,21 @@ def models(name: str | None = None, /, *, verify: bool = False, json: Json = Fal
     from tunesmith.cli import shelf
 
     shelf.models(name, verify=verify, as_json=json)
+
+
+@app.command(sort_key=13)
+def studio(folder: Path = Path(), /, *, port: int = 8765, no_browser: bool = False) -> None:
+    """Web pages over the runs of a folder: watch them learn, look at their rows, results and files.
+
+    Parameters
+    ----------
+    folder
+        Where your recipes and runs/ are.
+    port
+        Where the pages are, on this machine only.
+    no_browser
+        Open none.
+    """
+    from tunesmith.cli.studio import studio as show
+
+    show(folder, port, browser=not no_browser)

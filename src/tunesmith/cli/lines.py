@@ -21,6 +21,7 @@ class Lines:
         self.console, self.state = console, state
         self._tenth = -1
         self._spoke = state.clock()
+        self._said = "", ""
 
     def show(self, progress: Progress) -> None:
         """Print one event, when it is worth a line. The state has taken it already."""
@@ -53,7 +54,8 @@ class Lines:
 
     def stop_soon(self) -> None:
         """From a signal handler, where printing might interrupt a print: written straight to stderr."""
-        os.write(sys.__stderr__.fileno() if sys.__stderr__ else 2, b"stopping after this step ...\n")
+        said = f"{stopping(self.state.stage)} ...\n".encode()
+        os.write(sys.__stderr__.fileno() if sys.__stderr__ else 2, said)
 
     def _step(self) -> None:
         state = self.state
@@ -71,14 +73,16 @@ class Lines:
         self._say("train", ", ".join(parts))
 
     def _working(self, progress: Progress) -> None:
-        """At most a line every ten seconds: most of this work is quick."""
+        """At most a line every ten seconds, as most of this work is quick; none says again what the last did."""
         now = self.state.clock()
         if now - self._spoke < 10:
             return
         part = f" {progress.done:,}/{progress.total:,}" if progress.total and progress.done is not None else ""
         left = self.state.working_left
         part += f", about {words.duration(left)} left" if left else ""
-        self._say(progress.stage, f"{visible(progress.message) or 'working'}{part}")
+        said = f"{visible(progress.message) or 'working'}{part}"
+        if (progress.stage, said) != self._said:
+            self._say(progress.stage, said)
 
     def _asked(self, progress: Progress) -> None:
         """At most a line every ten seconds."""
@@ -86,8 +90,19 @@ class Lines:
             self._say("teach", asked(progress))
 
     def _say(self, where: str, what: str) -> None:
-        self._spoke = self.state.clock()
+        self._spoke, self._said = self.state.clock(), (where, what)
         self.console.print(Text(f"{where}: {what}"), soft_wrap=True)
+
+
+def stopping(stage: str) -> str:
+    """What happens after Ctrl-C, which each stage hears in a place of its own."""
+    when = {
+        "teach": " after the replies under way",
+        "train": " after this step",
+        "evaluate": "; the answers so far are kept",
+        "export": "; finished files stay",
+    }
+    return f"stopping{when.get(stage, '')}"
 
 
 def fits(progress: Progress) -> str:

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from itertools import groupby
 from typing import TYPE_CHECKING, Any
 
 from tunesmith.cli import words
 from tunesmith.cli.fit_table import fit_rows, fit_verdict
 from tunesmith.pages.differences import differences
 from tunesmith.pages.template import render
-from tunesmith.pages.text import language
+from tunesmith.pages.tokens import token_row
 
 if TYPE_CHECKING:
     from tunesmith.stages import Sample
@@ -47,7 +46,7 @@ def check_page(report: dict[str, Any], samples: Sequence[Sample], title: str, fi
         findings=_findings(report["findings"]),
         fit=fit and {"fits": not fit.lacking, "verdict": fit_verdict(fit), "rows": fit_rows(fit)},
         lengths=_lengths(report),
-        rows=[_row(sample) for sample in samples],
+        rows=[token_row(s.origin, s.tokens, s.question) for s in samples],
         near=[_compared(pair) for pair in report["near_duplicates"]],
         leaks=[_compared(pair) for pair in report["leaks"]],
         cut=report["cut"]["worst"],
@@ -101,25 +100,6 @@ def _lengths(report: dict[str, Any]) -> dict[str, Any]:
 def _share(count: int, total: int) -> str:
     share = count / total if total else 0.0
     return words.percent(share) if not count or share >= 0.01 else f"{100 * share:.2g} %"
-
-
-def _row(sample: Sample) -> dict[str, Any]:
-    """A row of tokens in runs: [(learned, [(text, special, a line ends here)])]."""
-    return {
-        "origin": sample.origin,
-        "count": len(sample.tokens),
-        "learned": sum(learned for _, learned, _ in sample.tokens),
-        "begins": sample.question or "".join(text for text, _, special in sample.tokens[:200] if not special),
-        "language": language("".join(text for text, _, _ in sample.tokens)),
-        "runs": [
-            (learned, [(_pictured(text), special, text.endswith("\n")) for text, _, special in run])
-            for learned, run in groupby(sample.tokens, key=lambda token: token[1])
-        ],
-    }
-
-
-def _pictured(text: str) -> str:
-    return text.replace("\n", "⏎").replace("\t", "⇥")
 
 
 def _compared(pair: dict[str, Any]) -> dict[str, Any]:

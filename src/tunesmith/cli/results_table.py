@@ -13,7 +13,8 @@ from rich.text import Text
 from tunesmith.cli.console import visible
 from tunesmith.cli.prose import Prose
 from tunesmith.cli.tables import bar, hanging
-from tunesmith.evaluation.verdict import percent, tasks_of, verdict
+from tunesmith.evaluation.verdict import tasks_of, verdict
+from tunesmith.pages.words import percent
 
 SIGNS = {"good": ("✓", "bold green"), "bad": ("✗", "bold red"), "unsure": ("?", "bold yellow"), "note": ("•", "dim")}
 """By the tone of a sentence."""

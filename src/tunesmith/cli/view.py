@@ -17,7 +17,7 @@ from rich.text import Text
 
 from tunesmith.cli import words
 from tunesmith.cli.console import standard_output, visible
-from tunesmith.cli.lines import Lines, asked, fits, measured
+from tunesmith.cli.lines import Lines, asked, fits, measured, stopping
 from tunesmith.cli.plot import BEST, MARK, loss_plot
 from tunesmith.cli.prose import Prose
 from tunesmith.cli.state import ProgressState
@@ -149,7 +149,7 @@ class View:
             what = {"": "getting ready", "train": "before the first step"}.get(state.stage, state.stage)
             parts.append(self._spinning(f"{what} · {words.duration(state.stage_seconds)}"))
         if self._stopping:
-            parts.append(Text("stopping after this step … Ctrl-C again stops at once", "bold yellow"))
+            parts.append(Text(f"{stopping(state.stage)} … Ctrl-C again stops at once", "bold yellow"))
         return Group(*parts)
 
     def _time_left(self) -> str:

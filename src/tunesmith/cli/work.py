@@ -232,7 +232,10 @@ def check(path: Path, overrides: dict[str, Any], *, rows: int, html: Path | None
             if html:
                 console.print(Text.assemble(("✓ ", "bold green"), f"{html}: open it in a browser"), soft_wrap=True)
     if as_json:
-        samples = [{"origin": s.origin, "tokens": [list(token) for token in s.tokens]} for s in found.samples[:rows]]
+        samples = [
+            {"origin": s.origin, "question": s.question, "tokens": [list(token) for token in s.tokens]}
+            for s in found.samples[:rows]
+        ]
         print_json({"report": found.report, "samples": samples, "fit": found.fit and fit_values(found.fit)})
     errors = [f["message"] for f in found.report["findings"] if f["severity"] == "error"]
     if found.fit and found.fit.lacking:

@@ -12,6 +12,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from typing import Any
 
+import numpy as np
+
 from tunesmith.models.chat import ChatFormat
 from tunesmith.sources.example import Example, Message
 
@@ -164,3 +166,13 @@ def _continuation(chat: ChatFormat, prompt: list[int], asked: str, full: str) ->
     mark = chat.encode("\n")  # keeps SentencePiece from putting a space in front
     rest = chat.encode("\n" + full[len(asked) :])
     return rest[len(mark) :] if rest[: len(mark)] == mark else chat.encode(full[len(asked) :])
+
+
+def seen(chat: ChatFormat, ids: np.ndarray, learn: np.ndarray) -> list[tuple[str, bool, bool]]:
+    """(text, learned, special) of every token of a sequence, for people to look at; several tokens that make one
+    character are one."""
+    tokens, at = [], 0
+    for text, count in chat.pieces(ids.tolist()):
+        tokens.append((text, bool(learn[at]), int(ids[at]) in chat.special))
+        at += count
+    return tokens

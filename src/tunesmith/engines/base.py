@@ -11,9 +11,17 @@ import sys
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal, Protocol
+from typing import TYPE_CHECKING, Literal, Protocol, TypeVar
 
 import numpy as np
+
+from tunesmith.models.architecture import Architecture
+
+if TYPE_CHECKING:
+    from tunesmith.engines.writing import Slots
+
+Job = TypeVar("Job")
+Result = TypeVar("Result")
 
 Precision = Literal["bf16", "fp32"]
 LORA_MODULES = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
@@ -133,6 +141,8 @@ class Engine(Protocol):
     """"torch", "mlx" or "fake"."""
     precision: Precision
     """What the base computes in."""
+    arch: Architecture
+    """The shape of the base."""
 
     def add_adapter(self, shape: LoraShape, seed: int) -> None:
         """Put a fresh adapter on the base: A uniform in ±1/sqrt(in), from numpy's PCG64(seed), B zero;
@@ -156,6 +166,13 @@ class Engine(Protocol):
         """Summed negative log-likelihood (float64 [rows], nats) and learned tokens (int64 [rows])."""
         ...
 
+    def ending_losses(
+        self, prompts: Sequence[Sequence[int]], endings: Sequence[Sequence[Sequence[int]]], *, adapter: bool = True
+    ) -> list[np.ndarray]:
+        """Summed negative log-likelihood (float64, nats) of each of a prompt's ``endings`` behind it, by prompt, all at
+        once. As `losses` of every prompt with every ending, but a prompt is read only once."""
+        ...
+
     def logits(self, ids: Sequence[int], *, adapter: bool = True) -> np.ndarray:
         """float32 [length, vocabulary] for one row."""
         ...
@@ -173,6 +190,19 @@ class Engine(Protocol):
     ) -> list[Generation]:
         """Continue every prompt until a stop id (not part of the result) or the limit, all at once.
         A row's draws come from (seed, row) alone. ``on_token(row, id)`` is called as each token comes."""
+        ...
+
+    def slots(self, *, adapter: bool = True) -> Slots:
+        """Texts that are written together and may begin at any time, with the adapter as it is now or without it."""
+        ...
+
+    @property
+    def lanes(self) -> int:
+        """How many `slots` are stepped side by side faster than one with the texts of all."""
+        ...
+
+    def side_by_side(self, do: Callable[[Job], Result], jobs: Sequence[Job]) -> list[Result]:
+        """``do`` of every job, each of which steps slots of its own; results in order."""
         ...
 
     def adapter_arrays(self) -> dict[str, np.ndarray]:

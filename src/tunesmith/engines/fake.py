@@ -15,7 +15,8 @@ from collections.abc import Callable, Sequence
 import numpy as np
 
 from tunesmith.engines.adapter import check_layout, fresh
-from tunesmith.engines.base import Batch, Generation, LoraShape, Precision, StepResult, StepSettings
+from tunesmith.engines.base import Batch, Generation, Job, LoraShape, Precision, Result, StepResult, StepSettings
+from tunesmith.engines.writing import Slots
 from tunesmith.errors import EngineError, TrainingError
 from tunesmith.models.architecture import Architecture, Rope
 
@@ -55,6 +56,7 @@ class FakeEngine:
     """
 
     name = "fake"
+    lanes = 2
     precision: Precision = "fp32"
 
     def __init__(
@@ -118,6 +120,15 @@ class FakeEngine:
         counts = np.bincount(rows, minlength=len(batch.ids)).astype(np.int64)
         return np.bincount(rows, nll, minlength=len(batch.ids)), counts
 
+    def ending_losses(
+        self, prompts: Sequence[Sequence[int]], endings: Sequence[Sequence[Sequence[int]]], *, adapter: bool = True
+    ) -> list[np.ndarray]:
+        def losses(prompt: Sequence[int], ending: Sequence[int]) -> float:
+            row = [*prompt, *ending], [False] * len(prompt) + [True] * len(ending)
+            return float(self.losses(Batch.of([row]), adapter=adapter)[0][0])
+
+        return [np.array([losses(p, one) for one in each]) for p, each in zip(prompts, endings, strict=True)]
+
     def logits(self, ids: Sequence[int], *, adapter: bool = True) -> np.ndarray:
         return self._logits(np.asarray(ids) % len(self._embedding), adapter).astype(np.float32)
 
@@ -146,6 +157,12 @@ class FakeEngine:
                         on_token(row, last)
             results.append(result)
         return results
+
+    def slots(self, *, adapter: bool = True) -> FakeSlots:
+        return FakeSlots(lambda ids: self.logits(ids, adapter=adapter))
+
+    def side_by_side(self, do: Callable[[Job], Result], jobs: Sequence[Job]) -> list[Result]:
+        return [do(job) for job in jobs]
 
     def adapter_arrays(self) -> dict[str, np.ndarray]:
         self._need_adapter()
@@ -228,6 +245,23 @@ class FakeEngine:
     def _need_adapter(self) -> None:
         if not self._arrays:
             raise EngineError("there is no adapter on the model yet; call add_adapter first")
+
+
+class FakeSlots(Slots):
+    """Nothing to remember: the next token depends on this one alone."""
+
+    def __init__(self, logits: Callable[[list[int]], np.ndarray]) -> None:
+        super().__init__()
+        self._of = logits
+
+    def _reserve(self, rows: int, room: int) -> None:
+        pass
+
+    def _copy(self, source: int, targets: slice, length: int) -> None:
+        pass
+
+    def _logits(self, ids: np.ndarray, rows: slice, starts: list[int], last: list[int]) -> np.ndarray:
+        return self._of([int(row[place]) for row, place in zip(ids, last, strict=True)])
 
 
 def _learned(batch: Batch, vocabulary: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:

@@ -16,8 +16,10 @@ from tunesmith.engines.adapter import check_layout, fresh, trained_layers
 from tunesmith.engines.base import (
     Batch,
     Generation,
+    Job,
     LoraShape,
     Precision,
+    Result,
     StepResult,
     StepSettings,
     iterate_by_padding,
@@ -52,8 +54,10 @@ class MlxEngine:
     """
 
     name = "mlx"
+    lanes = 1
 
     def __init__(self, folder: Path, arch: Architecture, dtype: str = "auto", above: int = 0):
+        self.arch = arch
         limit, _ = device_limits()
         if limit:
             mx.set_wired_limit(limit)
@@ -151,6 +155,12 @@ class MlxEngine:
         rows = np.repeat(np.arange(len(counts)), counts)
         return np.bincount(rows, values, minlength=len(counts)), counts
 
+    def ending_losses(
+        self, prompts: Sequence[Sequence[int]], endings: Sequence[Sequence[Sequence[int]]], *, adapter: bool = True
+    ) -> list[np.ndarray]:
+        with out_of_memory():
+            return self.slots(adapter=adapter).ending_losses(prompts, endings)
+
     def logits(self, ids: Sequence[int], *, adapter: bool = True) -> np.ndarray:
         with out_of_memory(), self._decoder.adapted(adapter):
             return np.array(self._decoder.head(self._decoder.hidden(mx.array([list(ids)]))[0]))
@@ -175,6 +185,10 @@ class MlxEngine:
 
     def slots(self, *, adapter: bool = True) -> MlxSlots:
         return MlxSlots(self._decoder, adapter)
+
+    def side_by_side(self, do: Callable[[Job], Result], jobs: Sequence[Job]) -> list[Result]:
+        with out_of_memory():
+            return [do(job) for job in jobs]
 
     def adapter_arrays(self) -> dict[str, np.ndarray]:
         return to_numpy(self._adapter().arrays)

@@ -38,7 +38,7 @@ class LayerCache:
         return mx.pad(whole, [(0, places - had), (0, 0), (0, room - long), (0, 0)])
 
     def begin(self, rows: slice, starts: list[int]) -> None:
-        """The next tokens are of these rows, from one column on, or of each at its own (then they are one a row)."""
+        """The next tokens are of these rows, from one column on, or of each at its own."""
         self._rows, self._starts = rows, starts
         self.offset = starts[0] if len(starts) == 1 else mx.array(starts)
 
@@ -61,7 +61,8 @@ class LayerCache:
         if len(starts) == 1:
             whole[self._rows, :, starts[0] : starts[0] + new.shape[2]] = new
         else:
-            whole[mx.arange(self._rows.start, self._rows.stop), :, mx.array(starts)] = new[:, :, 0]
+            columns = mx.array(starts)[:, None] + mx.arange(new.shape[2])
+            whole[mx.arange(self._rows.start, self._rows.stop)[:, None], :, columns] = new.transpose(0, 2, 1, 3)
 
     def copy(self, source: int, targets: slice, length: int) -> None:
         """Give these rows what another one begins with."""
@@ -86,9 +87,17 @@ class MlxSlots(Slots):
             cache.copy(source, targets, length)
 
     def _logits(self, ids: np.ndarray, rows: slice, starts: list[int], last: list[int]) -> np.ndarray:
+        return np.array(self._decoder.head(self._states(ids, rows, starts)[mx.arange(len(ids)), mx.array(last)]))
+
+    def _losses(
+        self, ids: np.ndarray, starts: list[int], at: tuple[np.ndarray, np.ndarray], targets: np.ndarray
+    ) -> np.ndarray:
+        states = self._states(ids, slice(0, len(ids)), starts)[mx.array(at[0]), mx.array(at[1])]
+        return np.array(self._decoder.token_losses(states, mx.array(targets)))
+
+    def _states(self, ids: np.ndarray, rows: slice, starts: list[int]) -> mx.array:
         for cache in self._caches:
             cache.begin(rows, starts)
         places = mx.array(starts)[:, None] + mx.arange(ids.shape[1])
         with self._decoder.adapted(self._adapter):
-            states = self._decoder.hidden(mx.array(ids), self._caches, places=places)
-        return np.array(self._decoder.head(states[mx.arange(len(ids)), mx.array(last)]))
+            return self._decoder.hidden(mx.array(ids), self._caches, places=places)

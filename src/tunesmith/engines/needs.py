@@ -104,6 +104,23 @@ def needs(arch: Architecture, training: Training) -> Needs:
 
 
 @dataclass(frozen=True)
+class Writing:
+    """Bytes that answers take: the program with all weights, and each text that is written beside others."""
+
+    whole: int
+    text: int
+
+
+def writing(arch: Architecture, engine: str, precision: Precision, tokens: int) -> Writing:
+    """What it takes to write texts of so many ``tokens`` each, the prompt included."""
+    size = 2 if precision == "bf16" else 4
+    cache = 2 * arch.layers * arch.kv_heads * arch.head_dim
+    reading = 3 * arch.mlp_width + 6 * arch.width  # inside one layer, while the prompts are read
+    text = tokens * (cache + reading) * size + 12 * arch.vocabulary  # and logits, which are sorted through in float32
+    return Writing(PROGRAM[engine] + arch.parameters * size, text)
+
+
+@dataclass(frozen=True)
 class _Parts:
     """What differs between engines: bytes of a layer's adapter, of all activations, of each row of logits."""
 

@@ -12,7 +12,9 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from tunesmith.engines.adapter import GROUPS
+from tunesmith.engines.needs import HEAD_ROWS
 from tunesmith.engines.torch_functions import Attention, Gated, LoraLinear, Places, RmsNorm, turn
+from tunesmith.engines.torch_head import slice_of
 from tunesmith.engines.torch_pack import Packed
 from tunesmith.models.architecture import Architecture, Rope
 from tunesmith.models.weights import tensor_index
@@ -63,6 +65,8 @@ class Cache:
         had, _, long, _ = self.keys[0].shape
         if rows <= had and room <= long:
             return
+        if rows > had > 0:  # texts that come one by one would copy all others each time
+            rows = max(rows, 2 * had)
         rows, room = max(rows, had), max(-(-room // COLUMNS) * COLUMNS, long)
         for wholes in (self.keys, self.values):
             for i, whole in enumerate(wholes):
@@ -71,13 +75,14 @@ class Cache:
 
     def put(self, i: int, rows: slice, starts: Sequence[int], k: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
         """Take in k and v [rows, groups, n, size] of layer ``i``, and give all of these rows up to the last column that
-        was written. They begin at one column, or each row at its own (then n is 1)."""
+        was written. They begin at one column, or each row at its own."""
         keys, values, end = self.keys[i], self.values[i], max(starts) + k.shape[2]
         if len(starts) == 1:
             keys[rows, :, starts[0] : end], values[rows, :, starts[0] : end] = k, v
         else:
-            places = torch.arange(rows.start, rows.stop, device=k.device), torch.tensor(starts, device=k.device)
-            keys[places[0], :, places[1]], values[places[0], :, places[1]] = k[:, :, 0], v[:, :, 0]
+            at = torch.arange(rows.start, rows.stop, device=k.device)[:, None]
+            columns = torch.tensor(starts, device=k.device)[:, None] + torch.arange(k.shape[2], device=k.device)
+            keys[at, :, columns], values[at, :, columns] = k.transpose(1, 2), v.transpose(1, 2)
         return keys[rows, :, :end], values[rows, :, :end]
 
     def copy(self, source: int, targets: slice, length: int) -> None:
@@ -157,7 +162,7 @@ class Decoder:
 
     def read(self, ids: Tensor, cache: Cache, rows: slice, starts: Sequence[int], updates: Updates) -> Tensor:
         """States [rows, n, width] behind ids [rows, n], which these rows of the cache take in: from one column on, or
-        each row at its own (then n is 1)."""
+        each row at its own."""
         (count, n), end, groups = ids.shape, max(starts) + ids.shape[1], self.arch.kv_heads
         at = torch.tensor(starts, device=self.device)[:, None] + torch.arange(n, device=self.device)
         # The same for all layers of a kind: computed once, or it would be most of a step's operations.
@@ -183,6 +188,13 @@ class Decoder:
     def logits(self, states: Tensor) -> Tensor:
         """float32 [n, vocabulary] of what the last layer left, [n, width]."""
         return F.linear(RmsNorm.apply(states, self.norm, self.arch.norm_eps), self.head).float()
+
+    def token_losses(self, states: Tensor, targets: Tensor) -> Tensor:
+        """Negative log-likelihood, float32 [n], of targets [n] under what the last layer left, [n, width]."""
+        hidden = RmsNorm.apply(states, self.norm, self.arch.norm_eps)
+        parts = zip(hidden.split(HEAD_ROWS), targets.split(HEAD_ROWS), strict=True)
+        slices = [slice_of(some, wished, self.head, 0, wanted=False) for some, wished in parts]
+        return torch.cat([one.whole - one.target for one in slices])
 
     def new_cache(self) -> Cache:
         """An empty one, which holds nothing before something is reserved."""

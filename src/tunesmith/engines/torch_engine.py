@@ -16,8 +16,10 @@ from tunesmith.engines import adapter as layout
 from tunesmith.engines.base import (
     Batch,
     Generation,
+    Job,
     LoraShape,
     Precision,
+    Result,
     StepResult,
     StepSettings,
     iterate_by_tokens,
@@ -252,6 +254,16 @@ class TorchEngine:
     def _predicting(self, packed: Packed, updates: Updates) -> Tensor:
         return self.decoder.hidden(packed, updates, self._lowest(), packed.at)
 
+    def ending_losses(
+        self, prompts: Sequence[Sequence[int]], endings: Sequence[Sequence[Sequence[int]]], *, adapter: bool = True
+    ) -> list[np.ndarray]:
+        def measured(rows: list[int]) -> list[np.ndarray]:
+            slots = self.slots(adapter=adapter)
+            return slots.ending_losses([prompts[row] for row in rows], [endings[row] for row in rows])
+
+        found = self._cores.each(measured, self._shares(len(prompts)))
+        return [one for part in found for one in part]
+
     @torch.no_grad()
     def logits(self, ids: Sequence[int], *, adapter: bool = True) -> np.ndarray:
         with memory_errors():
@@ -308,12 +320,22 @@ class TorchEngine:
             taken, pick = [prompts[row] for row in rows], Picker(temperature, seed)
             return write(self.slots(adapter=adapter), rows, taken, pick, max_new_tokens, stop, on_token)
 
-        jobs = [rows.tolist() for rows in np.array_split(np.arange(len(prompts)), self._cores.count) if len(rows)]
-        found = {row: one for part in self._cores.each(answer, jobs) for row, one in part.items()}
+        found = {row: one for part in self._cores.each(answer, self._shares(len(prompts))) for row, one in part.items()}
         return [found[row] for row in range(len(prompts))]
+
+    def _shares(self, rows: int) -> list[list[int]]:
+        """So many rows divided among the cores."""
+        return [share.tolist() for share in np.array_split(np.arange(rows), self._cores.count) if len(share)]
 
     def slots(self, *, adapter: bool = True) -> TorchSlots:
         return TorchSlots(self.decoder, self._updates(adapter=adapter))
+
+    @property
+    def lanes(self) -> int:
+        return self._cores.count
+
+    def side_by_side(self, do: Callable[[Job], Result], jobs: Sequence[Job]) -> list[Result]:
+        return self._cores.each(do, jobs)
 
     def memory(self) -> int:
         return torch.cuda.max_memory_allocated() if self.device.type == "cuda" else peak_memory()

@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator, Iterator, Sequence
+from collections.abc import Callable, Generator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
-from tunesmith.engines.base import Batch, Engine, iterate_by_length
+from tunesmith.engines.base import Engine, iterate_by_length
 from tunesmith.evaluation.kept import Kept
 from tunesmith.evaluation.question import Question
 from tunesmith.models.chat import ChatFormat
 from tunesmith.progress import Progress
-
-Row = tuple[list[int], list[bool]]
 
 
 @dataclass
@@ -44,7 +42,7 @@ class Asking:
         ]
         # Two tasks may ask the same.
         waiting = list({key: i for i, key in enumerate(keys) if key not in self.kept}.values())
-        told = _Told(name, len(waiting), self.notify)
+        told = _Told(name, len(set(keys)), len(set(keys)) - len(waiting), self.notify)
         for limit in sorted({questions[i].limit or self.limit for i in waiting if not questions[i].choices}):
             asked = [i for i in waiting if not questions[i].choices and (questions[i].limit or self.limit) == limit]
             for part in iterate_by_length([len(prompts[i]) for i in asked], self.batch):
@@ -52,7 +50,9 @@ class Asking:
                 texts = self._generated([prompts[i] for i in rows], limit, adapter, told)
                 self.kept.add({keys[i]: text for i, text in zip(rows, texts, strict=True)})
                 yield told.advance(len(rows))
-        for rows in _parts([i for i in waiting if questions[i].choices], self.batch):
+        choosing = [i for i in waiting if questions[i].choices]
+        for part in iterate_by_length([len(prompts[i]) for i in choosing], self.batch):
+            rows = [choosing[at] for at in part]
             chosen = self._chosen([(prompts[i], questions[i].choices) for i in rows], adapter)
             self.kept.add({keys[i]: text for i, text in zip(rows, chosen, strict=True)})
             yield told.advance(len(rows))
@@ -65,26 +65,21 @@ class Asking:
         return [self.chat.decode(one.ids).strip() for one in generated]
 
     def _chosen(self, questions: Sequence[tuple[list[int], Sequence[str]]], adapter: bool) -> list[str]:
-        """The likeliest choice for each prompt, by the mean log-likelihood of its tokens as the answer: one pass
-        forward, nothing is generated. The mean, so that a longer choice is not less likely for its length."""
-        rows = [_row(prompt, self.chat.encode(choice)) for prompt, choices in questions for choice in choices]
-        means = np.zeros(len(rows))
-        for part in iterate_by_length([len(ids) for ids, _ in rows], self.batch):
-            losses, counts = self.engine.losses(Batch.of([rows[i] for i in part]), adapter=adapter)
-            means[part] = losses / np.maximum(counts, 1)
-        likeliest, at = list[str](), 0
-        for _, choices in questions:
-            likeliest.append(choices[int(np.argmin(means[at : at + len(choices)]))])
-            at += len(choices)
-        return likeliest
+        """The likeliest choice for each prompt, by the mean log-likelihood of its tokens as the answer: the prompt is
+        read once, nothing is generated. The mean, so that a longer choice is not less likely for its length."""
+        endings = [[self.chat.encode(choice) for choice in choices] for _, choices in questions]
+        losses = self.engine.ending_losses([prompt for prompt, _ in questions], endings, adapter=adapter)
+        means = [of / [max(1, len(one)) for one in each] for of, each in zip(losses, endings, strict=True)]
+        return [choices[int(np.argmin(mean))] for (_, choices), mean in zip(questions, means, strict=True)]
 
 
 class _Told:
-    """How far it is, told as each token comes: a batch may take minutes."""
+    """How far it is, told as each token comes: a batch may take minutes. What is kept from before counts as done."""
 
-    def __init__(self, name: str, total: int, notify: Callable[[Progress], None]) -> None:
+    def __init__(self, name: str, total: int, kept: int, notify: Callable[[Progress], None]) -> None:
         self._name, self._total, self._notify = name, total, notify
-        self._done = self._tokens = 0
+        self._message = f"{name}: answers" + (f", {kept:,} of them kept from before" if kept else "")
+        self._done, self._tokens = kept, 0
 
     def token(self, limit: int) -> Callable[[int, int], None]:
         """For one batch. Its longest answers take as long as all of it: so much of the limit is so much of the rows."""
@@ -101,16 +96,5 @@ class _Told:
         return self._progress(self._done)
 
     def _progress(self, done: int) -> Progress:
-        return Progress("working", stage="evaluate", model=self._name, message=f"{self._name}: answers", done=done,
+        return Progress("working", stage="evaluate", model=self._name, message=self._message, done=done,
                         total=self._total)  # fmt: skip
-
-
-def _row(prompt: list[int], answer: list[int]) -> Row:
-    return prompt + answer, [False] * len(prompt) + [True] * len(answer)
-
-
-def _parts(rows: list[int], size: int) -> Iterator[list[int]]:
-    """So many questions that their choices, four as a rule, fill a batch."""
-    each = max(1, size // 4)
-    for start in range(0, len(rows), each):
-        yield rows[start : start + each]

@@ -244,9 +244,11 @@ class Evaluation:
     def _judged(
         self, judge: Judge, candidate: Candidate, questions: list[Question], answers: list[str]
     ) -> dict[str, Any]:
-        """How often the judge prefers these answers to the first model's; of that model there is nothing to say."""
+        """How often the judge prefers these answers to the first model's; of that model there is nothing to say, but
+        its answers are kept: they are what the others were compared with."""
         before = self._answers.setdefault(judge.name, answers)
         if before is answers:
+            self._keep_samples(judge.name, candidate, questions, answers, [Verdict(None, "")] * len(answers))
             return {}
         verdicts, agreement = judge.prefer(questions, before, answers, self.notify)
         self._keep_samples(judge.name, candidate, questions, answers, verdicts)

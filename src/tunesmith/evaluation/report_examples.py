@@ -49,12 +49,6 @@ def pair(samples: Iterable[dict[str, Any]]) -> list[Example]:
     asked = dict[tuple[str, str], dict[str, dict[str, Any]]]()
     for sample in samples:
         asked.setdefault((sample["task"], sample["id"]), {})[sample["model"]] = sample
-    tasks = dict.fromkeys(task for task, _ in asked)
-    for (task, number), answers in asked.items():
-        if task == "judge" and "base" not in answers:  # it was judged with them, and said the same in every task
-            said = (asked.get((other, number), {}).get("base") for other in tasks)
-            if base := next(filter(None, said), None):
-                answers["base"] = base | {"score": None, "reason": ""}
     return [Example(task, *_outcome(task, answers), answers) for (task, _), answers in asked.items()]
 
 

@@ -19,6 +19,7 @@ from tunesmith.errors import SourceError
 from tunesmith.evaluation.question import Question
 from tunesmith.sources.document import Document
 from tunesmith.sources.example import Example
+from tunesmith.teacher.passages import RoughMeasure
 from tunesmith.teacher.quality import prompt_language
 from tunesmith.teacher.request import tokens_of
 
@@ -79,19 +80,9 @@ def passages_of(documents: Iterable[Document]) -> Iterator[str]:
     """Stretches of the documents, at most `PASSAGE` long, divided at headings and paragraphs as training rows are;
     each under the title and the headings that it belongs to, which are half of what questions ask for."""
     for document in documents:
-        for row in divide(document, "{title}", "", PASSAGE, _Rough()):
+        for row in divide(document, "{title}", "", PASSAGE, RoughMeasure()):
             label = row.prompt[-1].content.strip(BETWEEN)
             yield f"{label}\n{row.answer}" if label else row.answer
-
-
-class _Rough:
-    """Counts tokens without a tokenizer: every model that is measured reads the same passages."""
-
-    def count(self, text: str) -> int:
-        return tokens_of(text)
-
-    def size(self, row: Example) -> int:
-        return sum(tokens_of(message.content) for message in row.messages)
 
 
 def document_of(row: Example) -> Document:

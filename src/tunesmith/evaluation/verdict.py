@@ -6,11 +6,12 @@ models differ is decided in `statistics` alone: nothing is called better or wors
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
 from tunesmith.evaluation.statistics import FEWEST
+from tunesmith.pages.words import how_many, percent
 
 Measured = dict[str, Any]
 """What results.json has of one model and task: score, n, interval, difference …"""
@@ -21,6 +22,10 @@ AGREES = 0.7
 """A judge that says the same of fewer pairs when asked in the other order is not worth much; chance gives a half."""
 PARTIAL = ("overlap", "function")
 """Tasks whose scores are more than right and wrong: their mean is not a share of right answers."""
+Tone = Literal["good", "bad", "unsure", "note"]
+Seen = Literal["untested", "better", "worse", "alike", "unsure"]
+TONES: dict[Seen, Tone] = {"untested": "note", "better": "good", "worse": "bad", "unsure": "unsure"}
+"""Of what a difference shows; whether it is good that two are alike depends on what was hoped for."""
 TOO_MANY = 100_000
 """More questions than anybody would write are not counted out."""
 
@@ -28,7 +33,7 @@ TOO_MANY = 100_000
 @dataclass(frozen=True)
 class Sentence:
     text: str
-    tone: Literal["good", "bad", "unsure", "note"]
+    tone: Tone
     about: Literal["answers", "loss", "retrieval", "forgetting", "memorising", "grading", "checkpoints"]
 
 
@@ -47,7 +52,7 @@ def verdict(results: Sequence[dict[str, Any]]) -> list[Sentence]:
         learned, worth = worth, learned  # better than the base, and still not worth it
     return [
         *learned[:1], *worth, *learned[1:], *_forgot(base, tuned), *_memorised(tuned), *_ungraded(results),
-        *_checkpoints(results),
+        *_left_out(base), *_checkpoints(results),
     ]  # fmt: skip
 
 
@@ -72,7 +77,7 @@ def _answers(task: str, base: dict[str, Any], tuned: dict[str, Any], *, several:
 
 def _compared(task: str, before: Measured, after: Measured, *, several: bool) -> Sentence:
     difference, at = _difference(before, after), f" at {task}" if several else ""
-    asked = _how_many(after["n"], "question", "questions")
+    asked = how_many(after["n"], "question")
     scores = (
         f"it scores {percent(after['score'])} on {asked}, base {percent(before['score'])}"
         if task in PARTIAL
@@ -94,17 +99,14 @@ def _undecided(before: Measured, after: Measured, difference: Measured, of: str)
     if clusters is not None and clusters < min(FEWEST, n):
         return (
             f"No difference can be told from chance{of} ({both}): all {n:,} questions are about "
-            f"{_how_many(clusters, 'document or table', 'documents or tables')}, and it takes {FEWEST}."
+            f"{how_many(clusters, 'document or table', 'documents or tables')}, and it takes {FEWEST}."
         )
-    return (
-        f"No difference can be told from chance on {_how_many(n, 'question', 'questions')}{of} ({both})"
-        f"{_would_need(difference)}."
-    )
+    return f"No difference can be told from chance on {how_many(n, 'question')}{of} ({both}){_would_need(difference)}."
 
 
 def _judged(after: Measured) -> Sentence:
     difference, agreement = _difference({"score": 0.5}, after), after.get("agreement")
-    pairs = f"{percent(after['score'])} of {_how_many(after['n'], 'pair', 'pairs')}, 50 % being a tie"
+    pairs = f"{percent(after['score'])} of {how_many(after['n'], 'pair')}, 50 % being a tie"
     said = f"; asked in the other order it says the same of {percent(agreement)}" if agreement is not None else ""
     if agreement is not None and agreement < AGREES:
         said += ", which is too few to rely on"
@@ -154,24 +156,21 @@ def _worth(tasks: Sequence[str], retrieval: dict[str, Any], tuned: dict[str, Any
         return []
     task = asked[0]
     before, after = retrieval["tasks"][task], tuned["tasks"][task]
-    difference = after.get("over_retrieval")
+    difference = after.get("over_retrieval", {})
     ahead = "base with the documents at hand"
     first, second = percent(before["score"]), percent(after["score"])
     does = f"scores {first}" if task in PARTIAL else f"answers {first} right"
-    if difference is None:
-        text, tone = f"With the documents at hand base {does}, tuned without them {second}; that was not tested", "note"
-    elif difference["verdict"] == "better":
-        text, tone = f"It was worth it: {ahead} {does}, tuned {second}{_by(difference, 'more')}", "good"
-    elif difference["verdict"] == "worse":
-        text, tone = f"You did not need to fine-tune: {ahead} answers better ({first}, tuned {second})", "bad"
-    elif difference["interval"][1] <= MARGIN:
-        most = f"{_points(difference['interval'][1])} more at most"
-        text, tone = f"You did not need to fine-tune: {ahead} answers as well ({first}, tuned {second}, {most})", "bad"
-    else:
-        n = _how_many(difference["n"], "question", "questions")
-        text = f"Whether you needed to fine-tune cannot be told from {n}: {ahead} {does}, tuned {second}"
-        text, tone = text + _would_need(difference), "unsure"
-    return [Sentence(f"{text}.", tone, "retrieval")]
+    most = f"{_points(difference['interval'][1])} more at most" if "interval" in difference else ""
+    texts: dict[Seen, str] = {
+        "untested": f"With the documents at hand base {does}, tuned without them {second}; that was not tested",
+        "better": f"It was worth it: {ahead} {does}, tuned {second}{_by(difference, 'more')}",
+        "worse": f"You did not need to fine-tune: {ahead} answers better ({first}, tuned {second})",
+        "alike": f"You did not need to fine-tune: {ahead} answers as well ({first}, tuned {second}, {most})",
+        "unsure": f"Whether you needed to fine-tune cannot be told from {_asked(difference)}: {ahead} {does}, "
+        f"tuned {second}{_would_need(difference)}",
+    }
+    seen = _seen(difference, lambda low, high: high <= MARGIN)
+    return [Sentence(f"{texts[seen]}.", TONES.get(seen, "bad"), "retrieval")]
 
 
 # -- what did it forget, what did it copy ----------------------------------------------------------
@@ -182,20 +181,17 @@ def _forgot(base: dict[str, Any], tuned: dict[str, Any]) -> list[Sentence]:
     if before is None or after is None or not _scored(before) or not _scored(after):
         return []
     change = f"general questions {percent(before['score'])} → {percent(after['score'])}"
-    difference = _difference(before, after)
-    if difference is None:
-        text, tone = f"Whether it forgot was not tested: {change}", "note"
-    elif difference["verdict"] == "worse":
-        text, tone = f"It forgot: {change}{_by(difference, 'less')}{_most(before, after)}", "bad"
-    elif difference["verdict"] == "better":
-        text, tone = f"It forgot nothing on the whole: {change}{_by(difference, 'more')}", "good"
-    elif "interval" in difference and difference["interval"][0] >= -MARGIN:
-        most = _points(max(0.0, -difference["interval"][0]))
-        text, tone = f"It forgot nothing that can be told from chance: {change} (at most {most} less)", "good"
-    else:
-        n = _how_many(difference["n"], "question", "questions")
-        text, tone = f"Whether it forgot cannot be told from {n}: {change}{_would_need(difference)}", "unsure"
-    return [Sentence(f"{text}.", tone, "forgetting")]
+    difference = _difference(before, after) or {}
+    least = _points(max(0.0, -difference["interval"][0])) if "interval" in difference else ""
+    texts: dict[Seen, str] = {
+        "untested": f"Whether it forgot was not tested: {change}",
+        "better": f"It forgot nothing on the whole: {change}{_by(difference, 'more')}",
+        "worse": f"It forgot: {change}{_by(difference, 'less')}{_most(before, after)}",
+        "alike": f"It forgot nothing that can be told from chance: {change} (at most {least} less)",
+        "unsure": f"Whether it forgot cannot be told from {_asked(difference)}: {change}{_would_need(difference)}",
+    }
+    seen = _seen(difference, lambda low, high: low >= -MARGIN)
+    return [Sentence(f"{texts[seen]}.", TONES.get(seen, "good"), "forgetting")]
 
 
 def _most(before: Measured, after: Measured) -> str:
@@ -224,9 +220,14 @@ def _ungraded(results: Sequence[dict[str, Any]]) -> list[Sentence]:
     if not counts:
         return []
     which = ", ".join(f"{name} {count:,}" for name, count in counts.items())
-    answers = _how_many(sum(counts.values()), "answer", "answers")
+    answers = how_many(sum(counts.values()), "answer")
     text = f"{answers} could not be graded and were counted neither as right nor as wrong ({which})."
     return [Sentence(text, "note", "grading")]
+
+
+def _left_out(base: dict[str, Any]) -> list[Sentence]:
+    said = base.get("left_out")
+    return [Sentence(f"{said[0].upper()}{said[1:]}.", "unsure", "grading")] if said else []
 
 
 def _checkpoints(results: Sequence[dict[str, Any]]) -> list[Sentence]:
@@ -253,6 +254,15 @@ def _difference(before: Measured, after: Measured) -> Measured | None:
     return {"verdict": said, "mean": mean, "n": after["n"]}
 
 
+def _seen(difference: Measured, ruled_out: Callable[[float, float], bool]) -> Seen:
+    """What an interval shows; "alike" where it has ruled out a difference that would matter."""
+    if not difference:
+        return "untested"
+    if difference["verdict"] != "not distinguishable":
+        return difference["verdict"]
+    return "alike" if "interval" in difference and ruled_out(*difference["interval"]) else "unsure"
+
+
 def _of(task: str, several: bool) -> str:
     return f" in {task}" if several else ""
 
@@ -272,24 +282,16 @@ def _points(*shares: float) -> str:
     return " to ".join(said) + (" point" if said == ["1"] else " points")
 
 
-def percent(share: float) -> str:
-    """0.862 as 86 %; a decimal where 0 % or 100 % would not be true."""
-    rounded = f"{100 * share:.0f}"
-    if rounded in ("0", "100") and share not in (0, 1):
-        return f"{min(max(100 * share, 0.1), 99.9):.1f} %"
-    return f"{rounded} %"
+def _asked(difference: Measured) -> str:
+    return how_many(difference.get("n", 0), "question")
 
 
 def _would_need(difference: Measured) -> str:
-    needed, n = difference.get("needed"), difference["n"]
-    if needed is None or needed <= n:
+    needed = difference.get("needed")
+    if needed is None or needed <= difference["n"]:
         return ""
     if needed > TOO_MANY:
         return f"; one of this size would take more than {TOO_MANY:,} such questions to tell"
     step = 10 ** max(0, len(str(needed)) - 2)
     about = -(-needed // step) * step
     return f"; about {about:,} such questions would be needed to tell one of this size"
-
-
-def _how_many(count: int, one: str, many: str) -> str:
-    return f"{count:,} {one if count == 1 else many}"

@@ -22,6 +22,8 @@ from tunesmith.errors import EngineError, ModelError, TunesmithError
 from tunesmith.files import storage_errors
 
 NOT_INSTALLED = 3
+PROMPTS_KEPT = 256
+"""MiB of prompts that were read before; llama.cpp would keep 8 GB."""
 SECONDS_TO_END = 1.0
 """An answer breaks off a moment before the process that gave it is gone."""
 
@@ -79,6 +81,8 @@ def _serve(request: dict[str, Any]) -> None:
     settings = llama.CommonParams()
     settings.model.path = request["gguf"]
     settings.n_ctx, settings.n_parallel = request["slots"] * request["context"], request["slots"]
+    settings.model_alias = {Path(request["gguf"]).stem}  # its answers would else name the file's whole path
+    settings.cache_ram_mib = PROMPTS_KEPT
     settings.use_jinja, settings.warmup = True, False
     settings.verbosity = 1  # its errors; what it says of each request would fill the disk
     # Half the CPUs: llama.cpp's threads spin for each other, and crawl when something else runs too.

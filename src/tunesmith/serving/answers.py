@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 from typing import Any, Literal
 
@@ -12,13 +13,17 @@ from tunesmith.engines.base import Engine
 from tunesmith.engines.choose import Precision, open_engine
 from tunesmith.errors import RunError
 from tunesmith.models.architecture import read_architecture
-from tunesmith.models.chat import ChatFormat
+from tunesmith.models.chat import ChatFormat, read_config, template_of
 from tunesmith.models.find import find
 from tunesmith.progress import Progress
 from tunesmith.run import RunFolder
+from tunesmith.serving.calls import OPEN
 from tunesmith.settings import ModelSettings
 from tunesmith.sources.example import Example
 from tunesmith.training.checkpoints import read_adapter, shape_of
+
+ROWS_LOOKED_AT = 1000
+"""Whether a run was taught to call tools is seen in its first rows."""
 
 
 @dataclass(frozen=True)
@@ -35,8 +40,10 @@ class Answerer:
     """A loaded model with its chat format, with or without an adapter on it."""
 
     def __init__(self, name: str, engine: Engine, chat: ChatFormat, *, system: str = "", adapter: bool = False,
-                 max_new_tokens: int = 512) -> None:  # fmt: skip
+                 calls: bool = False, max_new_tokens: int = 512) -> None:  # fmt: skip
         self.name, self.engine, self.chat = name, engine, chat
+        self.calls = calls
+        """Whether it was taught to call tools as <tool_call>."""
         self.system, self.adapter, self.max_new_tokens = system, adapter, max_new_tokens
 
     def answer(self, messages: Sequence[dict[str, Any]], on_text: Callable[[str], None] = lambda _: None,
@@ -88,7 +95,8 @@ def open_chat(name: str) -> Answerer:
 def _open_model(label: str, settings: ModelSettings) -> Answerer:
     model = find(settings.name)
     engine = _load(model.folder, settings.engine, settings.precision)
-    return Answerer(label, engine, ChatFormat(model.folder))
+    template = template_of(model.folder, read_config(model.folder / "tokenizer_config.json")) or ""
+    return Answerer(label, engine, ChatFormat(model.folder), calls=OPEN in template)
 
 
 def _load(folder: Path, engine: Literal["auto", "torch", "mlx"], precision: Precision) -> Engine:
@@ -102,6 +110,7 @@ def _open_run(folder: RunFolder) -> Answerer:
     answerer.engine.add_adapter(shape_of(config), seed=0)
     answerer.engine.load_adapter_arrays(arrays)
     answerer.adapter, answerer.system = True, prepare.shared_system(folder.dataset)
+    answerer.calls |= any(row.extra.get("tools") for row in islice(_rows(folder, "train"), ROWS_LOOKED_AT))
     return answerer
 
 

@@ -38,11 +38,22 @@ def _fault(recipe: type[Section], fault: ErrorDetails, path: list[str], dashes: 
     if fault["type"] == "tuple_type" and isinstance(given, str):
         return f"{dashes}{name}: write it in brackets, [{json.dumps(given, ensure_ascii=False)}]"
     words = re.findall("'([^']*)'", str(expected.get("expected") or expected.get("expected_tags") or ""))
+    if fault["type"] == "union_tag_not_found":  # a table whose kind says what else may stand in it
+        return f'{dashes}{name}: write in it which it is, {str(expected["discriminator"])[1:-1]} = "…"'
+    if fault["type"] == "union_tag_invalid":
+        tag, there = str(expected["tag"]), sorted(words, key=lambda w: -_likeness(w, expected["tag"]))
+        return (
+            f"{dashes}{name}: there is no {str(expected['discriminator'])[1:-1]} {tag!r}; there are {', '.join(there)}"
+        )
     near = difflib.get_close_matches(str(expected.get("tag", given)), words, 1)
     if fault["type"] == "literal_error" and fault["loc"][-1] == "[key]":
         near = difflib.get_close_matches(path[-1], words, 1)
     said = f"{fault['msg'][0].lower()}{fault['msg'][1:]}"
     return f"{dashes}{name}: {said}" + (f"; did you mean {near[0]!r}?" if near else "")
+
+
+def _likeness(one: str, other: Any) -> float:
+    return difflib.SequenceMatcher(None, one, str(other)).ratio()
 
 
 def _is_name(part: int | str) -> bool:

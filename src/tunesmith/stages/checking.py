@@ -66,8 +66,8 @@ def _told(steps: Generator[Progress, None, Any], show: Notify) -> Any:
 
 
 def _sample(chat: Any, row: Any, ids: Any, learn: Any) -> Sample:
-    tokens, at = [], 0
-    for text, count in chat.pieces(ids.tolist()):
-        tokens.append((text, bool(learn[at]), int(ids[at]) in chat.special))
-        at += count
-    return Sample(str(row.origin), tokens, next((m.content for m in row.messages if m.role == "user"), ""))
+    from tunesmith.dataset.tokens import seen
+
+    return Sample(
+        str(row.origin), seen(chat, ids, learn), next((m.content for m in row.messages if m.role == "user"), "")
+    )

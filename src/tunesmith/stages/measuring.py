@@ -8,9 +8,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from tunesmith import files
-from tunesmith.errors import SourceError
+from tunesmith.errors import OutOfMemory, SourceError
 from tunesmith.progress import Progress
-from tunesmith.settings import LossTask, Recipe
+from tunesmith.settings import EvaluateSettings, LossTask, Recipe
 from tunesmith.stages import outcome
 
 if TYPE_CHECKING:
@@ -31,22 +31,25 @@ def measure(work: Work) -> Iterator[Progress]:
     test = Rows(list(prepare.read(folder.dataset, "test")), prepare.tokens(folder.dataset, "test"))
     if not test.examples:
         raise SourceError(f"{folder}: {NO_TEST_ROWS}")
-    models = candidates(work)
-    kinds = {task.kind for task in recipe.evaluate.tasks}
-    if "loss" not in kinds:
+    settings, left_out = affordable(work, int(test.tokens.lengths.max(initial=0)))
+    models = candidates(work, settings)
+    if left_out:
+        yield Progress("note", stage="evaluate", message=left_out)
+    if "loss" not in {task.kind for task in settings.tasks}:
         engine, prefix = work.engine, None
     else:  # the whole model is opened only where it is needed: it may not fit
         rows = [test.tokens[i][0] for i in range(len(test.tokens))]
-        asks = recipe.evaluate.forgetting or len(kinds) > 1
-        engine, prefix = yield from work.prefixed("evaluate", lambda: (rows, len(models)), whole=asks)
+        engine, prefix = yield from work.prefixed("evaluate", lambda: (rows, len(models)), whole=_asks(settings))
         if work.stopped:
             return
     evaluation = Evaluation(
-        engine, work.chat, recipe.evaluate, recipe.folder(), folder.evaluation, test,
+        engine, work.chat, settings, recipe.folder(), folder.evaluation, test,
         prepare.tokens(folder.dataset, "train").spread(TRAINED), lambda: prepare.read(folder.dataset, "train"),
         work.inputs("prepare"), lambda: documents(work), prefix, work.heard,
     )  # fmt: skip
     yield from evaluation.run(models)
+    if left_out:
+        evaluation.results[0]["left_out"] = left_out
     files.write_jsonl(folder.evaluation / "samples.jsonl", evaluation.samples)
     files.write_json(folder.evaluation / "results.json", evaluation.results)
     about = {"base": recipe.model.name, "date": time.strftime("%Y-%m-%d %H:%M"), "rows": outcome.report(folder)["rows"],
@@ -55,6 +58,34 @@ def measure(work: Work) -> Iterator[Progress]:
         folder.evaluation, folder.path.name, evaluation.results, evaluation.samples, list(folder.events()), about,
         verdict(evaluation.results),
     )  # fmt: skip
+
+
+def affordable(work: Work, longest: int) -> tuple[EvaluateSettings, str]:
+    """What of recipe.evaluate this machine's memory allows for rows of at most ``longest`` tokens: no more answers at
+    once than fit, and none where the whole model does not, for the top layers of a model are trained and its loss is
+    measured in less. Then also what was left out, and why. Raises `OutOfMemory` when nothing is left to measure."""
+    from tunesmith.engines.room import room_for
+    from tunesmith.evaluation.retrieval import PASSAGE
+
+    settings, model = work.recipe.evaluate, work.recipe.model
+    if not _asks(settings):
+        return settings, ""
+    tokens = longest + settings.retrieval * PASSAGE + settings.max_new_tokens
+    room = room_for(work.arch, model.engine, model.precision, tokens)
+    if not room.lacking:
+        return settings.model_copy(update={"batch": min(settings.batch, room.texts)}), ""
+    losses = [task for task in settings.tasks if task.kind == "loss"]
+    asked = [task.kind for task in settings.tasks if task.kind != "loss"]
+    asked += ["what was forgotten"] if settings.forgetting else []
+    if not losses:
+        raise OutOfMemory(f'{room.lacking}; add "loss" to evaluate.tasks, which takes less, or choose a smaller model')
+    less = {"tasks": losses, "forgetting": False, "retrieval": 0}
+    return settings.model_copy(update=less), f"{room.lacking}: not measured are {', '.join(asked)}"
+
+
+def _asks(settings: EvaluateSettings) -> bool:
+    """Whether answers are wanted, and not losses alone."""
+    return settings.forgetting or any(task.kind != "loss" for task in settings.tasks)
 
 
 def refuse_bad_tasks(work: Work) -> None:
@@ -68,6 +99,7 @@ def refuse_bad_tasks(work: Work) -> None:
             task = open_task(settings, work.recipe.folder(), work.folder.evaluation)
             if isinstance(task, Judge):
                 task.ready()
+    affordable(work, work.recipe.data.max_tokens)
 
 
 def told(recipe: Recipe) -> dict[str, Any]:
@@ -87,7 +119,7 @@ def forget(work: Work) -> None:
     (work.folder.evaluation / KEPT).unlink(missing_ok=True)
 
 
-def candidates(work: Work) -> list[Any]:
+def candidates(work: Work, settings: EvaluateSettings) -> list[Any]:
     """What is measured, the base first."""
     from tunesmith.evaluation.evaluate import Candidate
     from tunesmith.training.checkpoints import WEIGHTS, Checkpoints, read_adapter
@@ -95,7 +127,7 @@ def candidates(work: Work) -> list[Any]:
     def adapter(name: str, path: Path, *, asked: bool = True, documents: bool = False) -> Candidate:
         return Candidate(name, files.file_hash(path / WEIGHTS), lambda: read_adapter(path)[0], asked, documents)
 
-    settings, tuned = work.recipe.evaluate, work.folder.adapter
+    tuned = work.folder.adapter
     checkpoints = Checkpoints(work.folder.checkpoints)
     steps = checkpoints.milestones() if settings.checkpoints else []
     found = [Candidate("base", work.model.hash, None, asked=True)]

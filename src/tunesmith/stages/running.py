@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
+import difflib
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-from tunesmith.errors import RunError
+from tunesmith.errors import RunError, TunesmithError
 from tunesmith.export.formats import parse_formats
 from tunesmith.progress import Progress
 from tunesmith.run import STAGES, RunFolder
@@ -31,9 +33,21 @@ def open_run(
         if overrides:
             recipe = make_recipe(recipe.model_dump(mode="json", exclude_none=True), overrides, str(recipe_or_run))
         return folder, recipe
+    if not recipe_or_run.exists() and recipe_or_run.suffix != ".toml":
+        raise RunError(f"{recipe_or_run} is neither a run nor a recipe; {_runs_near(recipe_or_run)}")
     recipe = read_recipe(recipe_or_run, overrides)
     name = recipe_or_run.resolve().parent.name if recipe_or_run.stem == "recipe" else recipe_or_run.stem
     return RunFolder(run or Path("runs") / name), recipe
+
+
+def _runs_near(path: Path) -> str:
+    """The runs that may have been meant: beside the path, or where runs are as a rule."""
+    folders = dict.fromkeys(one for where in (path.parent, Path("runs")) for one in sorted(where.glob("*")))
+    runs = [str(one) for one in folders if RunFolder(one).exists]
+    if not runs:
+        return "there is no run here yet, and `tunesmith init` writes a recipe"
+    near = difflib.get_close_matches(str(path), runs, 5, cutoff=0)
+    return f"there {'is' if len(runs) == 1 else 'are'} {', '.join(near)}{' and others' if len(runs) > 5 else ''}"
 
 
 def run(folder: RunFolder, recipe: Recipe, *, stages: tuple[str, ...] = STAGES, fresh: bool = False,
@@ -72,6 +86,10 @@ def run(folder: RunFolder, recipe: Recipe, *, stages: tuple[str, ...] = STAGES, 
                         return  # these stop by themselves, at a reply or a step; the other stages lose nothing
             except Stopped:
                 return
+            except TunesmithError as error:  # for whoever looks at the run later; the person is told by what we raise
+                with contextlib.suppress(TunesmithError):
+                    folder.record(Progress("failed", stage=stage, message=str(error)))
+                raise
             if work.stopped:
                 return
 

@@ -8,7 +8,7 @@ from functools import cached_property
 from typing import Any
 
 from tunesmith import files
-from tunesmith.errors import CheckFailed, RunError, SourceError, TrainingError
+from tunesmith.errors import CheckFailed, OutOfMemory, RunError, SourceError, TrainingError
 from tunesmith.export.formats import EXPORTING, parse_formats
 from tunesmith.progress import Progress
 from tunesmith.run import RunFolder
@@ -23,6 +23,8 @@ TRAINING = 2
 """The same for training."""
 EVALUATING = 2
 """And for evaluating."""
+PROVED_AT_ONCE = 4096
+"""Tokens of the texts that a proof writes and compares at the same time."""
 Notify = Callable[[Progress], None]
 
 
@@ -258,13 +260,21 @@ class Work:
             raise Stopped
 
     def _trained_engine(self) -> Any:
-        """The trained model in float32: what an export is compared with."""
+        """The trained model in float32: what an export is compared with. Where it does not fit into memory, layers
+        below the trained ones are read again and again, which takes minutes instead of memory."""
+        from tunesmith.engines.adapter import trained_layers
         from tunesmith.engines.choose import open_engine
+        from tunesmith.engines.room import room_for
         from tunesmith.training.checkpoints import read_adapter, shape_of
 
         arrays, config = read_adapter(self.folder.adapter)
-        engine = open_engine(self.model.folder, self.arch, self.recipe.model.engine, "fp32")
-        engine.add_adapter(shape_of(config), 0)
+        shape, wanted = shape_of(config), self.recipe.model.engine
+        lacking = room_for(self.arch, wanted, "fp32", PROVED_AT_ONCE).lacking
+        above = trained_layers(self.arch, shape).start if lacking else 0
+        if lacking and not above:
+            raise OutOfMemory(f"this export cannot be proved: {lacking}; close other programs")
+        engine = open_engine(self.model.folder, self.arch, wanted, "fp32", above)
+        engine.add_adapter(shape, 0)
         engine.load_adapter_arrays(arrays)
         return engine
 

@@ -34,8 +34,9 @@ class Passage:
     is_bare: bool = False
 
 
-class _Rough:
-    """Counts tokens without a tokenizer: another base model must not change the passages, which are paid for."""
+class RoughMeasure:
+    """Counts tokens without a tokenizer: another base model must not change the passages, which are paid for when a
+    teacher is asked about them, and which every model that is measured should read alike."""
 
     def count(self, text: str) -> int:
         return tokens_of(text)
@@ -61,7 +62,7 @@ def passages(settings: TeacherSettings, start: Path) -> Iterator[Passage | Quara
 
 def _divided(document: Document, tokens: int) -> Iterator[Passage | Quarantined]:
     try:
-        rows = list(divide(document, "{title}", "", tokens, _Rough()))
+        rows = list(divide(document, "{title}", "", tokens, RoughMeasure()))
     except SourceError:
         yield Quarantined(document.origin, "its headings leave no room for a passage; raise teacher.passage", "")
         return

@@ -21,7 +21,7 @@ from tunesmith import machine
 from tunesmith.dataset.store import Tokens
 from tunesmith.engines.adapter import elements, trained_layers
 from tunesmith.engines.base import Batch, LoraShape, StepSettings
-from tunesmith.engines.choose import Precision, device_limits, engine_name, open_engine, settled
+from tunesmith.engines.choose import Precision, device_limits, engine_name, memory_limits, open_engine, settled
 from tunesmith.engines.needs import MOST_TOKENS, Needs, Training, needs
 from tunesmith.errors import OutOfMemory
 from tunesmith.models.architecture import Architecture
@@ -197,9 +197,7 @@ def _too_much(job: Job, fit: Fit) -> Fit:
 def estimate(job: Job, now: machine.Machine) -> Fit:
     """What the training takes, from shapes alone."""
     name = engine_name(job.engine)
-    memory, largest = device_limits(name)
-    shared = now.available if memory is None else min(now.available, memory)
-    limit = memory if name == "torch" and memory is not None else shared  # a card of its own has its own memory
+    limit, largest = memory_limits(name, now.available)
     checkpoints = 4 * elements(job.arch, job.shape) * (job.checkpoints + 4)  # the last two with both moments
     fit = Fit(needs(job.arch, _training(job)), limit, largest, _states(job), checkpoints, now.disk_free, {})
     return replace(fit, **_proposal(job, limit, largest)) if fit.lacking else fit

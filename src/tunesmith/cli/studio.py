@@ -1,0 +1,31 @@
+"""`tunesmith studio`: the pages over this folder's runs, in the browser."""
+
+from __future__ import annotations
+
+import webbrowser
+from pathlib import Path
+
+from rich.text import Text
+
+from tunesmith.cli.console import standard_output
+from tunesmith.errors import RunError
+
+
+def studio(folder: Path, port: int, *, browser: bool) -> None:
+    """Serve the studio on this machine until Ctrl-C. Runs that it started go on."""
+    from tunesmith.serving.running import serve_app
+    from tunesmith.studio import jobs
+    from tunesmith.studio.app import guarded, make_app
+    from tunesmith.studio.context import Project
+
+    if not folder.is_dir():
+        raise RunError(f"{folder} is no folder; name the one that your recipes and runs/ are in")
+    project = Project(folder, jobs)
+
+    def ready(url: str) -> None:
+        line = f"{url}   the studio over {project.folder}; Ctrl-C ends it, and stops no run"
+        standard_output().print(Text(line), soft_wrap=True)
+        if browser:
+            webbrowser.open(url)
+
+    serve_app(guarded(make_app(project)), "127.0.0.1", port, on_ready=ready, on_stop=project.stop)

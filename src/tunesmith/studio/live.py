@@ -1,0 +1,158 @@
+"""A run as it learns: its state, curves and log, and each new point within a second of being written."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import time
+from collections.abc import AsyncIterator, Sequence
+from typing import Any
+
+from starlette.concurrency import run_in_threadpool
+from starlette.requests import Request
+from starlette.responses import JSONResponse, RedirectResponse, Response, StreamingResponse
+from starlette.routing import Route
+
+from tunesmith.machine import size
+from tunesmith.pages.text import brief, harmless
+from tunesmith.run import RunFolder
+from tunesmith.studio.context import Project, project_of
+from tunesmith.studio.curves import News, Tail, drawn
+from tunesmith.studio.loglines import log_line, stage_name
+from tunesmith.studio.numbers import duration
+from tunesmith.studio.render import page, url, words
+from tunesmith.studio.state import Recent, Summary, summary_of
+from tunesmith.studio.words import Words
+
+LOOKS = 0.25
+"""Seconds between two looks at the file."""
+STATES = 4
+"""Every so many looks the state is looked at too."""
+ALIVE = 60
+"""After so many looks without news a sign of life, or a browser that has gone would never be noticed."""
+
+
+def _run(request: Request) -> Response:
+    project, t = project_of(request), words(request)
+    run = project.run(request.path_params["run"])
+    now = _now(project, run, t)
+    return page(
+        request, "run.html", title=project.name_of(run), tab="run", run=run, now=now, said=t.page("run"),
+        small=("learning_rate", "gradient_norm", "tokens_per_second", "memory"),
+    )  # fmt: skip
+
+
+def _points(request: Request) -> Response:
+    project, t = project_of(request), words(request)
+    offset, curves, events = drawn(project, project.run(request.path_params["run"]))
+    log = [line for event in events if (line := log_line(event, t))["text"]]
+    return JSONResponse({"offset": offset, "curves": curves, "log": log})
+
+
+async def _events(request: Request) -> Response:
+    project, t = project_of(request), words(request)
+    run = project.run(request.path_params["run"])
+    asked = request.headers.get("last-event-id") or request.query_params.get("offset", "")
+    tail = Tail(run.path / "progress.jsonl", int(asked) if asked.isdecimal() else 0)
+    return StreamingResponse(_stream(project, run, tail, t), media_type="text/event-stream")
+
+
+async def _stream(project: Project, run: RunFolder, tail: Tail, t: Words) -> AsyncIterator[str]:
+    """Server-sent events: ``news`` as `_told` makes it, ``state`` as `_now`, ``reload`` where the file began anew."""
+    shown, looks, silent = None, 0, 0
+    while not project.stopping:
+        news = await run_in_threadpool(tail.read)
+        if news is None:
+            yield "event: reload\ndata: {}\n\n"
+            return
+        silent += 1
+        if news.last:
+            yield _event("news", _told(news, t), tail.offset)
+            silent = 0
+        if looks % STATES == 0 or news.last:
+            now = await run_in_threadpool(_now, project, run, t)
+            if now != shown:
+                yield _event("state", now, tail.offset)
+                shown, silent = now, 0
+        if silent >= ALIVE:
+            yield ": still here\n\n"
+            silent = 0
+        looks += 1
+        await asyncio.sleep(LOOKS)
+
+
+def _event(name: str, data: Any, number: int) -> str:
+    return f"event: {name}\nid: {number}\ndata: {json.dumps(data, ensure_ascii=False)}\n\n"
+
+
+def _told(news: News, t: Words) -> dict[str, Any]:
+    lines = [line for event in news.log if (line := log_line(event, t))["text"]]
+    return {"points": news.points, "validations": news.validations, "forget": news.forget, "log": lines}
+
+
+def _now(project: Project, run: RunFolder, t: Words) -> dict[str, Any]:
+    """Where the run is, in words and numbers."""
+    summary = summary_of(project, run)
+    recent = Recent(run.path / "progress.jsonl")
+    last = recent.events[-1] if recent.events else None
+    stopping = summary.state == "running" and project.jobs.stopping(run.path)
+    left = None
+    if summary.state == "running" and last and last.seconds_left and last.time:
+        left = max(0.0, last.seconds_left - (time.time() - last.time))
+    doing = ""
+    if summary.state == "running" and last and last.event in ("working", "asked"):
+        part = f" {last.done:,}" + (f"/{last.total:,}" if last.total else "") if last.done is not None else ""
+        doing = (
+            harmless(last.message or t("run.asking")) + part + (f" · {brief(last.question)}" if last.question else "")
+        )
+    failure = last.message if last and last.event == "failed" else ""
+    if not failure and summary.state in ("new", "stopped"):
+        failure = project.jobs.said(run.path)
+    return {
+        "state": summary.state,
+        "state_name": t("run.stopping") if stopping else t(f"home.is_{summary.state}"),
+        "stopping": stopping,
+        "stage": stage_name(summary.stage, t) if summary.state != "finished" else "",
+        "step": summary.step, "steps": summary.steps, "doing": harmless(doing),
+        "left": None if left is None else duration(left, t), "failure": harmless(failure),
+        "readings": _readings(summary, recent, t),
+    }  # fmt: skip
+
+
+def _readings(summary: Summary, recent: Recent, t: Words) -> Sequence[tuple[str, str]]:
+    """(name, value) of the newest numbers."""
+    step = next((event for event in reversed(recent.events) if event.event == "step"), None)
+    readings: list[tuple[str, str | None]] = [("best", None if summary.loss is None else f"{summary.loss:.3f}")]
+    if step is not None:
+        readings += [
+            ("loss", None if step.loss is None else f"{step.loss:.3f}"),
+            ("epoch", None if step.epoch is None else f"{step.epoch:.2f}"),
+            ("learning_rate", None if step.learning_rate is None else f"{step.learning_rate:.1e}"),
+            ("gradient_norm", None if step.gradient_norm is None else f"{step.gradient_norm:.2f}"),
+            ("tokens_per_second", None if step.tokens_per_second is None else f"{step.tokens_per_second:,.0f}"),
+            ("memory", None if step.memory is None else size(step.memory)),
+        ]
+    return [(t(f"run.{name}"), value) for name, value in readings if value is not None]
+
+
+def _stop(request: Request) -> Response:
+    project = project_of(request)
+    run = project.run(request.path_params["run"])
+    project.jobs.stop(run.path)
+    return RedirectResponse(url("run", project.name_of(run)), 303)
+
+
+def _continue(request: Request) -> Response:
+    project = project_of(request)
+    run = project.run(request.path_params["run"])
+    project.jobs.start(run.path)
+    return RedirectResponse(url("run", project.name_of(run)), 303)
+
+
+routes = [
+    Route("/run/{run:path}", _run),
+    Route("/points/{run:path}", _points),
+    Route("/events/{run:path}", _events),
+    Route("/stop/{run:path}", _stop, methods=["POST"]),
+    Route("/continue/{run:path}", _continue, methods=["POST"]),
+]

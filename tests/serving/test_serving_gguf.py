@@ -1,0 +1,95 @@
+"""A GGUF behind OpenAI's protocol: llama.cpp writes, and everything around it is as for a run."""
+
+from __future__ import annotations
+
+import json
+import socket
+import time
+from collections.abc import Iterator
+from typing import Any
+
+import httpx2
+import pytest
+from openai import BadRequestError, NotFoundError, OpenAI
+from served import answering
+
+from tunesmith.models.find import starter_file
+from tunesmith.serving.api import make_app
+from tunesmith.serving.guard import LOOPBACK
+from tunesmith.serving.serve import opened
+
+ASKED: list[Any] = [{"role": "user", "content": [{"type": "text", "text": "What is the capital of France?"}]}]
+NAME = "SmolLM2-135M-Instruct.Q4_1"
+
+
+@pytest.fixture(scope="module")
+def url() -> Iterator[str]:
+    with (
+        opened(str(starter_file()), at_once=2, context=256) as backend,
+        answering(make_app(backend, hosts=LOOPBACK)) as address,
+    ):
+        yield address
+
+
+@pytest.fixture(scope="module")
+def client(url: str) -> Iterator[OpenAI]:
+    with OpenAI(base_url=f"{url}/v1", api_key="none", max_retries=0, timeout=60) as made:
+        yield made
+
+
+def test_a_conversation_whole_and_streamed_says_the_same(client: OpenAI):
+    assert [model.id for model in client.models.list()] == [NAME]
+    answer = client.chat.completions.create(model=NAME, messages=ASKED, max_tokens=12)
+    said = answer.choices[0].message.content
+    assert answer.model == NAME
+    assert said
+    chunks = list(client.chat.completions.create(
+        model=NAME, messages=ASKED, max_tokens=12, stream=True, stream_options={"include_usage": True}
+    ))  # fmt: skip
+    assert "".join(chunk.choices[0].delta.content or "" for chunk in chunks if chunk.choices) == said
+    assert chunks[-1].usage is not None
+
+
+def test_a_stop_string_ends_it_and_a_seed_repeats_it(client: OpenAI):
+    asked: dict[str, Any] = {"model": NAME, "prompt": "One, two, three,", "max_tokens": 16}
+    assert "five" not in client.completions.create(**asked, stop=[" five"]).choices[0].text
+    drawn = [client.completions.create(**asked, temperature=1.5, seed=seed).choices[0].text for seed in (5, 5, 6)]
+    assert drawn[0] == drawn[1] != drawn[2]
+
+
+def test_an_answer_is_held_to_a_json_schema(client: OpenAI):
+    schema = {
+        "type": "object",
+        "properties": {"n": {"type": "integer"}},
+        "required": ["n"],
+        "additionalProperties": False,
+    }
+    kind: Any = {"type": "json_schema", "json_schema": {"name": "count", "schema": schema}}
+    answer = client.chat.completions.create(model=NAME, messages=ASKED, max_tokens=30, response_format=kind)
+    assert isinstance(json.loads(answer.choices[0].message.content or "")["n"], int)
+
+
+def test_what_cannot_be_done_is_refused_in_the_same_form(client: OpenAI):
+    long: list[Any] = [{"role": "user", "content": "word " * 400}]
+    with pytest.raises(BadRequestError) as refused:
+        client.chat.completions.create(model=NAME, messages=long)
+    assert refused.value.code == "context_length_exceeded"
+    with pytest.raises(NotFoundError):
+        client.chat.completions.create(model="gpt-9", messages=ASKED)
+    with pytest.raises(BadRequestError, match="one answer"):
+        client.chat.completions.create(model=NAME, messages=ASKED, n=2)
+    with pytest.raises(BadRequestError, match="messages cannot be read"):
+        client.chat.completions.create(model=NAME, messages=[])
+
+
+def test_a_client_that_vanishes_frees_its_place(url: str):
+    host, port = url.removeprefix("http://").split(":")
+    body = json.dumps({"prompt": "Once upon a time", "stream": True, "ignore_eos": True}).encode()
+    head = f"POST /v1/completions HTTP/1.1\r\nHost: {host}:{port}\r\nContent-Length: {len(body)}\r\n\r\n"
+    with socket.create_connection((host, int(port))) as connection:
+        connection.sendall(head.encode() + body)
+        assert connection.recv(20).startswith(b"HTTP/1.1 200")
+    gone, writing = time.monotonic(), 1
+    while writing and time.monotonic() < gone + 5:
+        writing = httpx2.get(f"{url}/health").json()["writing"]
+    assert time.monotonic() - gone < 1
