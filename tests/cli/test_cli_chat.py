@@ -1,5 +1,6 @@
 import io
 import json
+import os
 
 import pytest
 
@@ -193,6 +194,30 @@ def test_a_model_without_a_base_compares_nothing(monkeypatch, capsys, tmp_path):
     typed(monkeypatch, ["/compare", "a"], tmp_path, model)
     assert "only a run has both" in capsys.readouterr().out
     assert len(model.seen) == 1
+
+
+def test_keys_pressed_while_an_answer_is_written_do_not_appear_in_it(monkeypatch, tmp_path):
+    termios = pytest.importorskip("termios")
+    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path))
+    keyboard, terminal = os.openpty()
+    echoes = []
+
+    def echo():
+        return bool(termios.tcgetattr(terminal)[3] & termios.ECHO)
+
+    model = Parrot()
+    model.answer = lambda messages, on_text, **how: echoes.append(echo()) or "yes"
+    lines = iter(["a"])
+    monkeypatch.setattr("builtins.input", lambda prompt: next(lines, None) or leave())
+    with os.fdopen(terminal) as stdin, os.fdopen(keyboard):
+        monkeypatch.setattr("sys.stdin", stdin)
+        chat(model)
+        assert echoes == [False]
+        assert echo()
+
+
+def leave():
+    raise EOFError
 
 
 @pytest.mark.parametrize(("columns", "beside"), [(100, True), (40, False)])

@@ -46,8 +46,9 @@ def _converse(model: Chat) -> None:
     with _line_editing():
         while (line := _read()) is not None:
             try:
-                if not talk.hear(line):
-                    return
+                with _no_echo():
+                    if not talk.hear(line):
+                        return
             except KeyboardInterrupt:
                 _say("\nstopped")
             except TunesmithError as error:
@@ -79,6 +80,25 @@ def _whole(text: str) -> str:
 
 def _say(text: str) -> None:
     standard_output().print(Prose(text, "dim"))
+
+
+@contextlib.contextmanager
+def _no_echo() -> Iterator[None]:
+    """Keys that are pressed while an answer is written do not appear in the middle of it; they are the beginning of the
+    next question."""
+    try:
+        import termios
+
+        before = termios.tcgetattr(sys.stdin.fileno())
+    except (ImportError, OSError):  # Windows, or no real terminal
+        yield
+        return
+    quiet = [*before[:3], before[3] & ~termios.ECHO, *before[4:]]
+    termios.tcsetattr(sys.stdin, termios.TCSANOW, quiet)
+    try:
+        yield
+    finally:
+        termios.tcsetattr(sys.stdin, termios.TCSANOW, before)
 
 
 @contextlib.contextmanager

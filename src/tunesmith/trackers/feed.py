@@ -26,7 +26,7 @@ class Feed:
         self._folder, self._recipe = folder, recipe
         self._waiting: list[str] = list(dict.fromkeys(recipe.train.trackers))
         self._open: dict[str, Tracker] = {}
-        self._reader, self._since = Reader(), time.time()
+        self._reader, self._since = Reader(), round(time.time(), 3)  # as events are stamped
         self._looked = False
 
     def __enter__(self) -> Feed:
