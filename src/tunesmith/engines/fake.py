@@ -123,11 +123,7 @@ class FakeEngine:
     def ending_losses(
         self, prompts: Sequence[Sequence[int]], endings: Sequence[Sequence[Sequence[int]]], *, adapter: bool = True
     ) -> list[np.ndarray]:
-        def losses(prompt: Sequence[int], ending: Sequence[int]) -> float:
-            row = [*prompt, *ending], [False] * len(prompt) + [True] * len(ending)
-            return float(self.losses(Batch.of([row]), adapter=adapter)[0][0])
-
-        return [np.array([losses(p, one) for one in each]) for p, each in zip(prompts, endings, strict=True)]
+        return self.slots(adapter=adapter).ending_losses(prompts, endings)
 
     def logits(self, ids: Sequence[int], *, adapter: bool = True) -> np.ndarray:
         return self._logits(np.asarray(ids) % len(self._embedding), adapter).astype(np.float32)
@@ -262,6 +258,12 @@ class FakeSlots(Slots):
 
     def _logits(self, ids: np.ndarray, rows: slice, starts: list[int], last: list[int]) -> np.ndarray:
         return self._of([int(row[place]) for row, place in zip(ids, last, strict=True)])
+
+    def _losses(
+        self, ids: np.ndarray, starts: list[int], at: tuple[np.ndarray, np.ndarray], targets: np.ndarray
+    ) -> np.ndarray:
+        logits = self._of(ids[at].tolist()).astype(np.float64)
+        return -_log_softmax(logits)[np.arange(len(targets)), targets % logits.shape[-1]]
 
 
 def _learned(batch: Batch, vocabulary: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
