@@ -168,4 +168,4 @@ def test_from_the_likeliest_tokens_only_those_are_drawn_that_have_top_p_together
     assert {Sampler(1.0, seed, 1.0)(logits) for seed in range(200)} == {0, 1, 2, 3}
     assert {Sampler(1.0, seed, 0.0)(logits) for seed in range(20)} == {1}
     many = np.zeros(5000, np.float32)  # all alike: half of them are 2,500
-    assert len({Sampler(1.0, seed, 0.5)(many) for seed in range(3000)}) > 1000
+    assert len({Sampler(1.0, seed, 0.5)(many) for seed in range(500)}) > 300
