@@ -85,6 +85,11 @@ def test_a_document_is_divided_at_its_highest_headings_and_small_sections_stay_t
         Origin("a.md", 1, "A"), Origin("a.md", 9, "B; C"), Origin("a.md", 17, "D")]  # fmt: skip
 
 
+def test_a_heading_that_is_the_title_but_for_its_marks_is_not_said_twice(chat):
+    text = f"# Title\n\nintro\n\n## A\n\n{'a ' * 55}\n\n## B\n\n{'b ' * 60}\n"
+    assert questions(rows(chat, text, 180, title="《Title》")) == ["《Title》", "《Title》 › A", "《Title》 › B"]
+
+
 def test_a_section_that_is_too_large_is_divided_at_its_own_headings(chat):
     text = f"# Title\n\n## A\n\n### A1 ##\n\n{'x ' * 60}\n\n### `A2` **b**\n\n{'y ' * 60}\n\n## B\n\n{'z ' * 60}\n"
     found = rows(chat, text, 230)

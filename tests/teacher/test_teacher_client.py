@@ -11,6 +11,7 @@ from taught import settings
 from tunesmith.errors import TeacherError
 from tunesmith.teacher.client import Client, Refused, key_of, retry_after
 from tunesmith.teacher.request import Request
+from tunesmith.teacher.teaching import groups_form, questions_form
 
 SCHEMA = {"type": "object", "properties": {"question": {"type": "string"}}}
 
@@ -84,6 +85,13 @@ def test_a_wait_until_tomorrow_is_said_and_not_waited_for():
         fake.retry_after = "86400"
         said = sentence(fake.url)
         assert "asks to wait 1440 minutes" in said
+
+
+def test_the_forms_end_where_enough_was_asked_for():
+    """A small teacher that obeys a grammar would write one list until its reply is cut."""
+    questions = groups_form(3, 2)["properties"]["questions"]
+    assert (questions["maxItems"], questions["items"]["properties"]["wordings"]["maxItems"]) == (3, 2)
+    assert questions_form(5)["properties"]["questions"]["maxItems"] == 5
 
 
 def test_a_schema_that_a_server_refuses_is_left_out_from_then_on():

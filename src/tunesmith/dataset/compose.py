@@ -221,7 +221,7 @@ class _Division:
         return [*path, _joined(names)] if any(names) else path
 
     def _is_title(self, name: str) -> bool:
-        return "".join(name.split()).casefold() == "".join(self._form.title.split()).casefold()
+        return _bare(name) == _bare(self._form.title)
 
     # -- at headings -----------------------------------------------------------------------------
 
@@ -329,6 +329,11 @@ class _Division:
         if len(parts) < 2:
             raise self._form.too_small()
         return list(_together(parts, room))
+
+
+def _bare(title: str) -> str:
+    """Without what differs between a heading and how an index names the document: case, spaces, Chinese title marks."""
+    return "".join(title.split()).casefold().removeprefix("《").removesuffix("》")
 
 
 def _headings_above(blocks: list[Block]) -> list[tuple[Block, ...]]:

@@ -17,7 +17,7 @@ from tunesmith.sources.text import hash_of
 from tunesmith.stages import fitting, measuring, teaching
 from tunesmith.stages.outcome import report
 
-PREPARING = 4
+PREPARING = 5
 """Counts up when preparing changes what it writes, so that older datasets are prepared again."""
 TRAINING = 2
 """The same for training."""

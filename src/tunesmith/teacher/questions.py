@@ -15,7 +15,7 @@ from tunesmith.teacher.lines import Line
 from tunesmith.teacher.passages import Passage
 from tunesmith.teacher.quality import Fault, prompt_language, question_fault
 from tunesmith.teacher.request import Reply, Request
-from tunesmith.teacher.teaching import GROUPS, QUESTIONS, Teaching, Unusable
+from tunesmith.teacher.teaching import Teaching, Unusable, groups_form, questions_form
 from tunesmith.teacher.units import Done, Found, Lost, What
 
 About = TypeVar("About", Passage, Line)
@@ -107,10 +107,10 @@ class AskPassage(_AskAbout[Passage]):
         return self.teaching.settings.phrasings + self._held
 
     def request(self) -> Request:
-        passage = self.about
+        passage, count = self.about, self.teaching.settings.questions
         return self.teaching.request(
-            "passage", prompt_language(passage.text), GROUPS, passage=passage.text, title=passage.title,
-            count=self.teaching.settings.questions, wordings=self.wordings,
+            "passage", prompt_language(passage.text), groups_form(count, self.wordings), passage=passage.text,
+            title=passage.title, count=count, wordings=self.wordings,
         )  # fmt: skip
 
     def _take(self, wordings: list[str], done: Done) -> None:
@@ -138,9 +138,10 @@ class AskTopic(_AskAbout[Line]):
         return 1
 
     def request(self) -> Request:
+        count = self.teaching.settings.questions
         return self.teaching.request(
-            "topic", prompt_language(self.about.text), QUESTIONS, topic=self.about.text, start=self.start,
-            count=self.teaching.settings.questions,
+            "topic", prompt_language(self.about.text), questions_form(count), topic=self.about.text, start=self.start,
+            count=count,
         )  # fmt: skip
 
     def _take(self, wordings: list[str], done: Done) -> None:

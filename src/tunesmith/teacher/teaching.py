@@ -71,8 +71,18 @@ class Teaching:
 # -- the forms of replies ----------------------------------------------------------------------------
 
 
-def _list_of(items: Schema, name: str = "questions") -> Schema:
-    return _object({name: {"type": "array", "items": items}})
+def questions_form(most: int) -> Schema:
+    """A list of questions. It ends at ``most`` even where a small teacher would go on for ever."""
+    return _list_of(_TEXT, "questions", most)
+
+
+def groups_form(most: int, wordings: int) -> Schema:
+    """A list of questions in so many wordings each."""
+    return _list_of(_list_of(_TEXT, "wordings", wordings), "questions", most)
+
+
+def _list_of(items: Schema, name: str, most: int) -> Schema:
+    return _object({name: {"type": "array", "items": items, "maxItems": most}})
 
 
 def _object(properties: dict[str, Schema]) -> Schema:
@@ -81,6 +91,4 @@ def _object(properties: dict[str, Schema]) -> Schema:
 
 _TEXT: Schema = {"type": "string"}
 QUESTION = _object({"question": _TEXT})
-QUESTIONS = _list_of(_TEXT)
-GROUPS = _list_of(_list_of(_TEXT, "wordings"))
 VERDICT = _object({"good": {"type": "boolean"}})
