@@ -14,7 +14,7 @@ import pytest
 from proof_tiny import Tiny, rewrite
 from tiny_chat import write_chat
 
-from tunesmith.engines.base import Generation
+from tunesmith.engines.writing import Generation
 from tunesmith.errors import ModelError, StorageError
 from tunesmith.export import proof_model, proof_prompt
 from tunesmith.export.llama_server import ask_server

@@ -9,16 +9,14 @@ from __future__ import annotations
 import contextlib
 import sys
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal, Protocol, TypeVar
+from typing import Literal, Protocol, TypeVar
 
 import numpy as np
 
+from tunesmith.engines.writing import Generation, Slots
 from tunesmith.models.architecture import Architecture
-
-if TYPE_CHECKING:
-    from tunesmith.engines.writing import Slots
 
 Job = TypeVar("Job")
 Result = TypeVar("Result")
@@ -119,14 +117,6 @@ class StepResult:
     loss: float
     gradient_norm: float
     tokens: int
-
-
-@dataclass
-class Generation:
-    """What one prompt was answered with. ``stopped`` is False when the limit ended it."""
-
-    ids: list[int] = field(default_factory=list)
-    stopped: bool = False
 
 
 class Engine(Protocol):

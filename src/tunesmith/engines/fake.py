@@ -15,8 +15,8 @@ from collections.abc import Callable, Sequence
 import numpy as np
 
 from tunesmith.engines.adapter import check_layout, fresh
-from tunesmith.engines.base import Batch, Generation, Job, LoraShape, Precision, Result, StepResult, StepSettings
-from tunesmith.engines.writing import Slots
+from tunesmith.engines.base import Batch, Job, LoraShape, Precision, Result, StepResult, StepSettings
+from tunesmith.engines.writing import Generation, Slots
 from tunesmith.errors import EngineError, TrainingError
 from tunesmith.models.architecture import Architecture, Rope
 

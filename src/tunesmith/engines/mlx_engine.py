@@ -15,7 +15,6 @@ import numpy as np
 from tunesmith.engines.adapter import check_layout, fresh, trained_layers
 from tunesmith.engines.base import (
     Batch,
-    Generation,
     Job,
     LoraShape,
     Precision,
@@ -29,7 +28,7 @@ from tunesmith.engines.base import (
 from tunesmith.engines.mlx_decoder import Adapter, Decoder
 from tunesmith.engines.mlx_slots import MlxSlots
 from tunesmith.engines.needs import kept_by_mlx, recomputes
-from tunesmith.engines.writing import Picker, write
+from tunesmith.engines.writing import Generation, Picker, write
 from tunesmith.errors import EngineError, OutOfMemory, TrainingError
 from tunesmith.models.architecture import Architecture
 

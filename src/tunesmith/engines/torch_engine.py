@@ -15,7 +15,6 @@ from torch import Tensor
 from tunesmith.engines import adapter as layout
 from tunesmith.engines.base import (
     Batch,
-    Generation,
     Job,
     LoraShape,
     Precision,
@@ -31,7 +30,7 @@ from tunesmith.engines.torch_decoder import Decoder, Layer, Update, Updates
 from tunesmith.engines.torch_head import Measured, measure
 from tunesmith.engines.torch_pack import Packed, pack
 from tunesmith.engines.torch_slots import TorchSlots
-from tunesmith.engines.writing import Picker, write
+from tunesmith.engines.writing import Generation, Picker, write
 from tunesmith.errors import EngineError, TrainingError
 from tunesmith.models.architecture import Architecture
 

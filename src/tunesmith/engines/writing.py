@@ -4,15 +4,22 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
 
 import numpy as np
-
-from tunesmith.engines.base import Generation
 
 SHARED = 16
 """Fewer tokens than that are not worth being read once for several prompts."""
 FEW_LENGTHS = 16
 """Prompts are padded to a multiple of that: a CPU writes new machine code for every new length."""
+
+
+@dataclass
+class Generation:
+    """What one prompt was answered with. ``stopped`` is False when the limit ended it."""
+
+    ids: list[int] = field(default_factory=list)
+    stopped: bool = False
 
 
 class Slots(ABC):

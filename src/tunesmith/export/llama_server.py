@@ -13,7 +13,7 @@ from http.client import HTTPException
 from pathlib import Path
 from typing import Any, TypeVar
 
-from tunesmith.engines.base import Generation
+from tunesmith.engines.writing import Generation
 from tunesmith.errors import ModelError
 from tunesmith.models.llama_server import served
 

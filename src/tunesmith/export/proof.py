@@ -13,7 +13,8 @@ from typing import TYPE_CHECKING, Any
 
 from gguf.constants import LlamaFileType
 
-from tunesmith.engines.base import Engine, Generation
+from tunesmith.engines.base import Engine
+from tunesmith.engines.writing import Generation
 from tunesmith.export import proof_prompt
 from tunesmith.export.diagnose import OF_ROUNDING, ROUNDED, UNKNOWN, Cause, shape_causes, template_causes, token_causes
 from tunesmith.export.diagnose_weights import tensor_causes

@@ -17,7 +17,8 @@ import numpy as np
 
 from tunesmith import machine
 from tunesmith.dataset.tokens import encode
-from tunesmith.engines.base import Engine, Generation
+from tunesmith.engines.base import Engine
+from tunesmith.engines.writing import Generation
 from tunesmith.errors import StorageError
 from tunesmith.export.proof_limits import Broken, Check, KindLimits
 from tunesmith.models.chat import ChatFormat
