@@ -407,7 +407,7 @@ def test_a_run_without_its_dataset_says_how_to_make_it_again(trained, monkeypatc
 
 def test_a_file_that_a_run_exported_is_asked_as_the_run_was_taught(trained, monkeypatch, tmp_path):
     export(trained, "gguf:f16")
-    monkeypatch.setattr(answers, "_open_model", lambda label, settings: SimpleNamespace(system=""))
+    monkeypatch.setattr(answers, "_open_model", lambda label, settings, tokens: SimpleNamespace(system=""))
     monkeypatch.setattr(answers.prepare, "shared_system", lambda dataset: f"as in {dataset.parent.name}")
     assert answers.open_chat(str(trained / "export" / "sums-f16.gguf")).system == "as in sums"
     shutil.copy(trained / "export" / "sums-f16.gguf", tmp_path / "else.gguf")

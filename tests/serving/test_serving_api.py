@@ -152,8 +152,8 @@ def test_many_at_once_each_get_their_own_answer_and_no_other(client: OpenAI, run
 
 @pytest.fixture
 def slow(tmp_path: Path) -> Iterator[str]:
-    """A server that takes four seconds for an answer, and lets nobody wait."""
-    answerer = scripted(write_chat(tmp_path / "chat"), "a" * CONTEXT, pace=0.01)
+    """A server that takes 40 seconds for an answer, and lets nobody wait."""
+    answerer = scripted(write_chat(tmp_path / "chat"), "a" * CONTEXT, pace=0.1)
     with answering(make_app(writers(answerer, at_once=1, waiting=0), hosts=LOOPBACK)) as address:
         yield address
 
@@ -166,13 +166,11 @@ def test_a_client_that_vanishes_frees_its_place(slow: str):
         with socket.create_connection((host, int(port))) as connection:
             connection.sendall(head.encode() + body)
             wait_for(slow, 1)
-        gone = time.monotonic()
         wait_for(slow, 0)
-        assert time.monotonic() - gone < 1
 
 
 def wait_for(url: str, writing: int) -> None:
-    until = time.monotonic() + 10
+    until = time.monotonic() + 10  # far from both: an answer takes longer, and a busy machine less
     while httpx2.get(f"{url}/health").json()["writing"] != writing:
         assert time.monotonic() < until
 
@@ -185,6 +183,20 @@ def test_more_than_may_wait_are_told_when_to_come_again(slow: str):
         second = httpx2.post(f"{slow}/v1/chat/completions", json=body)
     assert (second.status_code, second.headers["retry-after"]) == (429, "5")
     assert second.json()["error"]["code"] == "rate_limit_exceeded"
+
+
+def test_a_server_that_cannot_write_any_more_says_so_to_all(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    def broken(do: Any, jobs: Any) -> None:
+        raise RuntimeError("no threads")
+
+    answerer = scripted(write_chat(tmp_path / "chat"), "a")
+    monkeypatch.setattr(answerer.engine, "side_by_side", broken)
+    with answering(make_app(writers(answerer, at_once=1), hosts=LOOPBACK)) as url, ThreadPoolExecutor(3) as pool:
+        answers = list(pool.map(lambda _: httpx2.post(f"{url}/v1/chat/completions", json={"messages": ASKED}), "abc"))
+        for answer in [*answers, httpx2.get(f"{url}/health")]:
+            assert answer.status_code == 503
+            said = answer.json()["error"]["message"]
+            assert said == "the server cannot write any more (RuntimeError: no threads); start serve again"
 
 
 # -- tools -----------------------------------------------------------------------------------------
@@ -222,12 +234,14 @@ def test_a_call_of_a_tool_comes_as_openai_gives_it(tmp_path: Path):
 @pytest.mark.parametrize(("given", "status", "code", "param"), [
     ({"model": "gpt-9"}, 404, "model_not_found", "model"),
     ({"messages": []}, 400, "invalid_value", "messages"),
+    ({"messages": '[{"role": "user", "content": "hi"}]'}, 400, "invalid_value", "messages"),
     ({"messages": [{"role": "user", "content": [{"type": "image_url", "image_url": {"url": "x"}}]}]}, 400,
      "invalid_value", "messages"),
     ({"messages": [{"role": "user", "content": "x" * CONTEXT}]}, 400, "context_length_exceeded", "messages"),
     ({"messages": [{"role": "user", "content": "x" * 1_000_000}]}, 400, "context_length_exceeded", "messages"),
     ({"n": 2}, 400, "unsupported_parameter", "n"),
     ({"frequency_penalty": 0.5}, 400, "unsupported_parameter", "frequency_penalty"),
+    ({"ignore_eos": True}, 400, "unsupported_parameter", "ignore_eos"),
     ({"logit_bias": {"5": 3}}, 400, "unsupported_parameter", "logit_bias"),
     ({"response_format": {"type": "json_object"}}, 400, "unsupported_parameter", "response_format"),
     ({"tools": TOOLS}, 400, "unsupported_parameter", "tools"),
@@ -245,7 +259,8 @@ def test_what_cannot_be_done_is_refused_and_named(url: str, given: dict[str, Any
 
 
 def test_what_is_not_json_and_what_is_nowhere_get_an_error_in_the_same_form(url: str):
-    for body in (b"{", b"[1]", b"\xff"):
+    half = json.dumps({"messages": [{"role": "user", "content": "\ud83d"}]}).encode()
+    for body in (b"{", b"[1]", b"\xff", b"[" * 5000, half):
         answer = httpx2.post(f"{url}/v1/chat/completions", content=body)
         assert (answer.status_code, answer.json()["error"]["code"]) == (400, "invalid_json")
     assert httpx2.post(f"{url}/v1/embeddings", json={}).json()["error"]["code"] == "not_found"

@@ -10,6 +10,7 @@ from starlette.routing import Route
 from starlette.testclient import TestClient
 
 from tunesmith.serving.guard import ANY_HOST, LOOPBACK, Guard
+from tunesmith.serving.refusal import Refusal
 
 
 async def taken(request: Request) -> PlainTextResponse:
@@ -19,9 +20,9 @@ async def taken(request: Request) -> PlainTextResponse:
 APP = Starlette(routes=[Route("/", taken, methods=["GET", "POST"]), Route("/health", taken)])
 
 
-def client(**settings: object) -> TestClient:
+def client(app: Starlette = APP, **settings: object) -> TestClient:
     chosen = {"hosts": LOOPBACK, "most_bytes": 100, **settings}
-    return TestClient(Guard(APP, **chosen), base_url="http://127.0.0.1:8080")
+    return TestClient(Guard(app, **chosen), base_url="http://127.0.0.1:8080")
 
 
 @pytest.mark.parametrize("host", ["127.0.0.1:8080", "localhost:1", "LOCALHOST", "[::1]:8080"])
@@ -36,7 +37,9 @@ def test_a_foreign_host_is_refused_in_the_form_of_openai(host: str):
     assert set(answer.json()["error"]) == {"message", "type", "param", "code"}
 
 
-@pytest.mark.parametrize("origin", ["http://evil.example", "https://127.0.0.1:3000", "null", "http://localhost:8080"])
+@pytest.mark.parametrize(
+    "origin", ["http://evil.example", "https://127.0.0.1:3000", "null", "http://localhost:8080", "http://[::1"]
+)
 def test_a_foreign_origin_is_refused(origin: str):
     answer = client().post("/", headers={"Origin": origin})
     assert (answer.status_code, answer.json()["error"]["code"]) == (403, "origin_not_allowed")
@@ -66,13 +69,20 @@ def test_with_the_key_or_where_none_is_needed_it_is():
     guarded = client(key="k", hosts=[ANY_HOST], open_paths=["/health"])
     assert guarded.get("/", headers={"Authorization": "Bearer k", "Host": "my-pc"}).status_code == 200
     assert guarded.get("/health").status_code == 200
+    umlaut = client(key="schlüssel").get("/", headers={"Authorization": "Bearer schlüssel".encode()})
+    assert umlaut.status_code == 200
 
 
 def test_a_body_is_counted_whether_its_length_is_said_or_not():
     def pieces():
         yield from [b"x" * 60] * 2
 
-    for body in (b"x" * 101, pieces()):
-        answer = client().post("/", content=body)
-        assert (answer.status_code, answer.json()["error"]["code"]) == (413, "too_large")
+    async def refused(_: Request, refusal: Exception) -> PlainTextResponse:
+        return PlainTextResponse(str(refusal), 500)
+
+    for handlers in ({}, {Refusal: refused}):  # an app may answer refusals by itself
+        app = Starlette(routes=APP.routes, exception_handlers=handlers)
+        for body in (b"x" * 101, pieces()):
+            answer = client(app).post("/", content=body)
+            assert (answer.status_code, answer.json()["error"]["code"]) == (413, "too_large")
     assert client().post("/", content=b"x" * 100).text == "100"

@@ -73,3 +73,6 @@ def test_a_port_in_use_is_said_in_one_sentence():
 def test_an_address_of_another_machine_is_said_in_one_sentence():
     with pytest.raises(ServingError, match=r"^192.0.2.1 is no address of this machine \(.*\); give another with --h"):
         serve_app(Starlette(), "192.0.2.1", 0, on_ready=print)
+    for host in ("a..b", "nowhere.invalid"):
+        with pytest.raises(ServingError, match=f"^{host} is no address; give another with --host$"):
+            serve_app(Starlette(), host, 0, on_ready=print)

@@ -13,7 +13,7 @@ from tunesmith.engines.writing import Sampler
 from tunesmith.serving import lane as lanes
 from tunesmith.serving import scheduler as room
 from tunesmith.serving.lane import Ask, Piece
-from tunesmith.serving.scheduler import Full, Scheduler, Stopping
+from tunesmith.serving.scheduler import Broken, Full, Scheduler, Stopping
 
 
 def decode(ids):
@@ -156,9 +156,41 @@ def test_texts_that_together_need_too_much_memory_wait_for_each_other():
         while not all(task.done() for task in started):
             most.append(scheduler.counts[0])
             await asyncio.sleep(0)
-        assert max(most) <= 2  # one in each lane
+        assert max(most) == 2
 
-    in_loop(work, most_tokens=2 * 200)
+    in_loop(work, most_tokens=2 * 120)
+
+
+def test_base_and_tuned_share_the_memory():
+    most = list[int]()
+
+    async def work(scheduler: Scheduler) -> None:
+        started = [
+            asyncio.create_task(written(scheduler, ask(1, length=100, adapter=i % 2 > 0, temperature=0)))
+            for i in range(8)
+        ]
+        while not all(task.done() for task in started):
+            most.append(scheduler.counts[0])
+            await asyncio.sleep(0)
+        assert max(most) <= 4
+
+    in_loop(work, most_tokens=4 * 120)
+
+
+def test_when_the_thread_itself_breaks_down_nobody_waits_for_ever():
+    class Threadless(FakeEngine):
+        def side_by_side(self, do, jobs):
+            raise RuntimeError("no threads")
+
+    async def work(scheduler: Scheduler) -> None:
+        told = await asyncio.gather(*(written(scheduler, ask(1)) for _ in range(3)))  # one place: two of them wait
+        assert {piece.fault for _, piece in told} == {scheduler.fault}
+        assert scheduler.fault.startswith("the server cannot write any more (RuntimeError: no threads)")
+        with pytest.raises(Broken):
+            scheduler.submit(ask(1), print)
+        assert scheduler.counts == (0, 0)
+
+    in_loop(work, Threadless(), at_once=1)
 
 
 def test_from_the_likeliest_tokens_only_those_are_drawn_that_have_top_p_together():
@@ -167,5 +199,6 @@ def test_from_the_likeliest_tokens_only_those_are_drawn_that_have_top_p_together
     assert drawn == {1, 3}
     assert {Sampler(1.0, seed, 1.0)(logits) for seed in range(200)} == {0, 1, 2, 3}
     assert {Sampler(1.0, seed, 0.0)(logits) for seed in range(20)} == {1}
+    assert {Sampler(1e-50, seed)(logits) for seed in range(20)} == {1}
     many = np.zeros(5000, np.float32)  # all alike: half of them are 2,500
     assert len({Sampler(1.0, seed, 0.5)(many) for seed in range(500)}) > 300

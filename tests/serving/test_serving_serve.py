@@ -13,8 +13,10 @@ import pytest
 from openai import OpenAI
 from tiny_chat import write_model, write_rows
 
+from tunesmith import machine
 from tunesmith.cli.app import call
-from tunesmith.errors import ModelError, ServingError
+from tunesmith.errors import ModelError, OutOfMemory, ServingError
+from tunesmith.serving import answers
 from tunesmith.serving.guard import ANY_HOST
 from tunesmith.serving.serve import KEY, names_of, opened, read_key
 
@@ -46,6 +48,19 @@ def test_other_machines_may_ask_only_with_a_key(monkeypatch: pytest.MonkeyPatch)
 def test_a_folder_that_is_no_model_is_said_in_one_sentence(tmp_path: Path):
     with pytest.raises(ModelError), opened(str(tmp_path)):
         raise AssertionError
+
+
+def test_a_model_that_does_not_fit_is_refused_before_its_weights_are_read(
+    tiny_model: Path, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr(machine, "within_reach", lambda: 10**6)
+    monkeypatch.setattr(answers, "open_engine", None)
+    said = (
+        r"^to answer, the whole model takes \d+ MB of memory, and 1 MB can be had; close other programs, serve a GGUF"
+    )
+    for command in ("serve", "chat"):
+        with pytest.raises(OutOfMemory, match=said):
+            call([command, str(tiny_model), *(["--port", "0"] if command == "serve" else [])])
 
 
 @pytest.mark.usefixtures("fresh_consoles")

@@ -13,11 +13,12 @@ from tunesmith.models.architecture import Architecture
 
 @dataclass(frozen=True)
 class Room:
-    """Bytes that the model takes with one text, and that this process may have; ``texts``: so many may be written at
-    once, 0 where the model does not fit."""
+    """Bytes that the model takes with one text, that this process may have, and that the weights leave of it;
+    ``texts``: so many may be written at once, 0 where the model does not fit."""
 
     needed: int
     limit: int
+    left: int
     texts: int
 
     @property
@@ -35,4 +36,5 @@ def room_for(arch: Architecture, wanted: Literal["auto", "torch", "mlx"], precis
     name = engine_name(wanted)
     limit, _ = memory_limits(name, machine.within_reach())
     needs = writing(arch, name, settled(name, precision)[0], tokens)
-    return Room(needs.whole + needs.text, limit, max(0, (limit - needs.whole) // needs.text))
+    left = max(0, limit - needs.whole)
+    return Room(needs.whole + needs.text, limit, left, left // needs.text)

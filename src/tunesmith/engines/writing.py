@@ -136,6 +136,10 @@ class Slots(ABC):
         log-likelihood of a target behind the id ``at`` (row, place)."""
 
 
+COLD = 1e-6
+"""A temperature below that is none: differences divided by it are infinite in float32."""
+
+
 class Sampler:
     """The next token of one text: the likeliest, or one drawn by the inverse of the cumulative distribution from the
     likeliest that together have ``top_p``. Its draws come from ``seed`` alone, so that what other texts do changes
@@ -147,7 +151,7 @@ class Sampler:
 
     def __call__(self, logits: np.ndarray) -> int:
         """float32 [vocabulary] -> id."""
-        if self._temperature <= 0:
+        if self._temperature < COLD:
             return int(logits.argmax())
         scaled = (logits - logits.max()) / self._temperature
         weights = np.exp(scaled, dtype=np.float64)
@@ -185,7 +189,7 @@ class Picker:
 
     def __call__(self, logits: np.ndarray, rows: Sequence[int]) -> list[int]:
         """float32 [rows, vocabulary] -> ids."""
-        if self._temperature <= 0:
+        if self._temperature < COLD:
             return logits.argmax(-1).tolist()
         return [self._sampler(row)(one) for one, row in zip(logits, rows, strict=True)]
 

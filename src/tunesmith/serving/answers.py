@@ -11,17 +11,21 @@ from typing import Any, Literal
 from tunesmith.dataset import prepare
 from tunesmith.engines.base import Engine
 from tunesmith.engines.choose import Precision, open_engine
-from tunesmith.errors import RunError
+from tunesmith.engines.room import room_for
+from tunesmith.errors import OutOfMemory, RunError
 from tunesmith.models.architecture import read_architecture
 from tunesmith.models.chat import ChatFormat, read_config, template_of
 from tunesmith.models.find import find
 from tunesmith.progress import Progress
 from tunesmith.run import RunFolder
 from tunesmith.serving.calls import OPEN
+from tunesmith.serving.text import Decoding
 from tunesmith.settings import ModelSettings
 from tunesmith.sources.example import Example
 from tunesmith.training.checkpoints import read_adapter, shape_of
 
+TURN = 1024
+"""Tokens of a question and its answer: what must fit beside the weights before a model is opened to chat."""
 ROWS_LOOKED_AT = 1000
 """Whether a run was taught to call tools is seen in its first rows."""
 
@@ -51,62 +55,56 @@ class Answerer:
         """The model's answer to a conversation; ``on_text`` gets it piece by piece as it is written."""
         if self.system and messages[0]["role"] != "system":
             messages = [{"role": "system", "content": self.system}, *messages]
-        ids: list[int] = []
-        shown = 0
-
-        def take(_: int, token: int) -> None:
-            nonlocal shown
-            ids.append(token)
-            text = self.chat.decode(ids)
-            if not text.endswith("\ufffd"):  # half of a character that takes several tokens
-                on_text(text[shown:])
-                shown = len(text)
-
+        decoding = Decoding(self.chat.decode)
         use = self.adapter if adapter is None else adapter
-        self.engine.generate(
+        [written] = self.engine.generate(
             [self.chat.prompt(messages)],
             max_new_tokens=self.max_new_tokens,
             stop=self.chat.stop,
             temperature=temperature,
             seed=seed,
             adapter=use,
-            on_token=take,
+            on_token=lambda _, token: on_text(decoding.add(token)),
         )
-        text = self.chat.decode(ids)
-        on_text(text[shown:])
-        return text.strip()
+        on_text(decoding.rest())
+        return self.chat.decode(written.ids).strip()
 
 
-def open_chat(name: str) -> Answerer:
-    """The tuned model of a run folder, or a bare model by name. Raises `ModelError` or `RunError`.
+def open_chat(name: str, *, tokens: int = TURN) -> Answerer:
+    """The tuned model of a run folder, or a bare model by name, to write texts of so many ``tokens``, the prompt
+    included. Raises `ModelError` or `RunError`, and `OutOfMemory` before any weights are read.
 
     A file that a run exported is asked as the run was taught, with the system message that its rows had.
     """
     folder = RunFolder(Path(name))
     if folder.exists:
-        return _open_run(folder)
-    answerer = _open_model(name, ModelSettings(name=name))
+        return _open_run(folder, tokens)
+    answerer = _open_model(name, ModelSettings(name=name), tokens)
     run = RunFolder(Path(name).absolute().parent.parent)
     if Path(name).absolute().parent == run.export and (run.dataset / "train.jsonl").exists():
         answerer.system = prepare.shared_system(run.dataset)
     return answerer
 
 
-def _open_model(label: str, settings: ModelSettings) -> Answerer:
+def _open_model(label: str, settings: ModelSettings, tokens: int) -> Answerer:
     model = find(settings.name)
-    engine = _load(model.folder, settings.engine, settings.precision)
+    engine = _load(model.folder, settings.engine, settings.precision, tokens)
     template = template_of(model.folder, read_config(model.folder / "tokenizer_config.json")) or ""
     return Answerer(label, engine, ChatFormat(model.folder), calls=OPEN in template)
 
 
-def _load(folder: Path, engine: Literal["auto", "torch", "mlx"], precision: Precision) -> Engine:
-    return open_engine(folder, read_architecture(folder), engine, precision)
+def _load(folder: Path, engine: Literal["auto", "torch", "mlx"], precision: Precision, tokens: int) -> Engine:
+    arch = read_architecture(folder)
+    if lacking := room_for(arch, engine, precision, min(tokens, arch.context)).lacking:
+        raise OutOfMemory(f"{lacking}; close other programs, serve a GGUF of it, which takes less, or choose a smaller "
+                          f"model")  # fmt: skip
+    return open_engine(folder, arch, engine, precision)
 
 
-def _open_run(folder: RunFolder) -> Answerer:
+def _open_run(folder: RunFolder, tokens: int = TURN) -> Answerer:
     recipe = folder.recipe()
     arrays, config = read_adapter(folder.adapter)
-    answerer = _open_model(folder.path.name, recipe.model)
+    answerer = _open_model(folder.path.resolve().name, recipe.model, tokens)
     answerer.engine.add_adapter(shape_of(config), seed=0)
     answerer.engine.load_adapter_arrays(arrays)
     answerer.adapter, answerer.system = True, prepare.shared_system(folder.dataset)

@@ -50,6 +50,8 @@ def _app(backend: Backend) -> Starlette:
         return JSONResponse(described(_known(backend, request.path_params["name"])))
 
     async def health(_: Request) -> Response:
+        if backend.fault:
+            return Refusal(503, backend.fault, code="writing_failed").response
         writing, waiting = backend.counts
         return JSONResponse({"status": "ok", "writing": writing, "waiting": waiting})
 

@@ -38,6 +38,11 @@ class Backend(Protocol):
         """Answers under way, and those that wait."""
         ...
 
+    @property
+    def fault(self) -> str:
+        """Why nothing can be answered any more; empty while all is well."""
+        ...
+
     def stop(self) -> None:
         """Take nothing new, and bring to an end what is under way."""
         ...

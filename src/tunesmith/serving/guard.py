@@ -52,7 +52,9 @@ class Guard:
         except Refusal as refusal:
             if answer.begun:
                 raise
-            await refusal.response(scope, receive, send)
+            answer.instead(refusal)
+        if answer.refusal is not None and not answer.begun:
+            await answer.refusal.response(scope, receive, send)
 
     def _check_host(self, headers: Headers) -> None:
         host = headers.get("host", "")
@@ -67,7 +69,7 @@ class Guard:
             foreign = headers.get("sec-fetch-site") in ("cross-site", "same-site")
             if foreign and headers.get("sec-fetch-mode") != "navigate":
                 raise Refusal(403, "pages of other sites may not ask this server", code="origin_not_allowed")
-        elif origin not in self._origins and urlsplit(origin).netloc != headers.get("host", ""):
+        elif origin not in self._origins and origin.partition("://")[2] != headers.get("host", ""):
             said = f"pages of {origin} may not ask this server; allow them with --origin"
             raise Refusal(403, said, code="origin_not_allowed")
 
@@ -76,7 +78,7 @@ class Guard:
         if not self._key or asks_first or scope["path"] in self._open:
             return
         scheme, _, given = headers.get("authorization", "").partition(" ")
-        right = hmac.compare_digest(given.strip().encode(), self._key)
+        right = hmac.compare_digest(given.strip().encode("latin-1"), self._key)  # the bytes that came
         if scheme.lower() != "bearer" or not right:
             said = "the key is missing or wrong; send it as Authorization: Bearer KEY"
             refusal = Refusal(401, said, code="invalid_api_key")
@@ -111,18 +113,19 @@ class Guard:
 
 
 class _Answer:
-    """``send`` that knows whether an answer has begun: then it is too late to refuse. Before that, what a framework
-    makes of a refusal that passes through it (an error of the server's) is not sent."""
+    """``send`` that knows whether an answer has begun: then it is too late to refuse. Before that, what the app makes
+    of a refusal that passes through it (an answer of its own, or an error of the server's) is not sent."""
 
     def __init__(self, send: Send) -> None:
-        self._send, self.begun, self._refused = send, False, False
+        self._send, self.begun = send, False
+        self.refusal: Refusal | None = None
 
     def instead(self, refusal: Refusal) -> Refusal:
-        self._refused = True
+        self.refusal = refusal
         return refusal
 
     async def __call__(self, message: Message) -> None:
-        if self._refused and not self.begun:
+        if self.refusal is not None and not self.begun:
             return
         self.begun = True
         await self._send(message)

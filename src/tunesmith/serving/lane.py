@@ -130,6 +130,8 @@ class Lane:
         self._arriving = list[Text]()
         self._slow: tuple[Text, Iterator[np.ndarray | None]] | None = None
         self._names = 0
+        self._rows = self._widest = 0
+        """As many texts, and as long, as were here at once since it was empty: a cache never becomes smaller."""
 
     @property
     def texts(self) -> list[Text]:
@@ -137,17 +139,24 @@ class Lane:
         slow = [self._slow[0]] if self._slow else []
         return [*self._texts.values(), *self._arriving, *slow]
 
+    def claim(self, *more: Text) -> int:
+        """Tokens that it may come to keep, with ``more`` texts: in each row as many as the longest may become."""
+        rows, widest = self._claimed(more)
+        return rows * widest
+
+    def _claimed(self, more: Sequence[Text]) -> tuple[int, int]:
+        longest = [len(text.ask.prompt) + text.ask.limit for text in more]
+        return max(self._rows, len(self.texts) + len(more)), max(self._widest, *longest, 0)
+
     def takes(self, text: Text, most: int) -> bool:
-        """Whether it can begin with the next round, where ``most`` tokens may be kept: a cache is as wide as the
-        longest text may become."""
+        """Whether it can begin with the next round, where ``most`` tokens may be kept; one alone always can."""
         prompts = [len(one.ask.prompt) for one in [*self._arriving, text]]
         if self._slow or (self._arriving and max(prompts) * len(prompts) > PIECE):
             return False
-        together = [*self.texts, text]
-        widest = max(len(one.ask.prompt) + one.ask.limit for one in together)
-        return len(together) == 1 or len(together) * widest <= most
+        return not self.texts or self.claim(text) <= most
 
     def add(self, text: Text) -> None:
+        self._rows, self._widest = self._claimed([text])
         self._arriving.append(text)
 
     def round(self) -> None:
@@ -172,8 +181,8 @@ class Lane:
             del self._texts[row]
         if self._slots is not None:
             self._slots.leave(ended)
-            if not self.texts:  # what a long text needed is not kept for ever
-                self._slots = None
+        if not self.texts:  # what a long text needed is not kept for ever
+            self._empty()
 
     def _step(self) -> None:
         if self._texts and self._slots is not None:
@@ -220,4 +229,8 @@ class Lane:
     def _fail(self, fault: str) -> None:
         for text in self.texts:
             text.fail(fault)
+        self._empty()
+
+    def _empty(self) -> None:
         self._texts, self._arriving, self._slow, self._slots = {}, [], None, None
+        self._rows = self._widest = 0

@@ -30,6 +30,7 @@ class Llama:
         self.names: Sequence[str] = [name]
         self._address, self._system, self._at_once, self._waiting = address, system, at_once, waiting
         self._asked = 0
+        self.fault = ""
         self._stopping, self._to_stop = asyncio.Event(), False
 
     @property
@@ -74,9 +75,12 @@ class Llama:
             async with self._client.stream("POST", path, json=body) as answer:
                 if answer.status_code != 200:
                     raise _refusal(answer.status_code, await answer.aread())
+                self.fault = ""
                 yield answer
         except httpx2.HTTPError as error:
             said = f"llama.cpp does not answer ({type(error).__name__}); start serve again"
+            if isinstance(error, httpx2.ConnectError):  # its process has ended
+                self.fault = said
             raise Refusal(502, said, code="llama_failed") from None
         finally:
             self._asked -= 1

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-import json
 import secrets
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
+
+import orjson
 
 from tunesmith.serving.refusal import Refusal
 from tunesmith.sources.text import Unreadable
@@ -19,13 +20,14 @@ _NEUTRAL: dict[str, tuple[Any, ...]] = {
     "echo": (False,), "suffix": ("",), "top_k": (0, -1), "min_p": (0,), "typical_p": (1,), "repetition_penalty": (1,),
     "repeat_penalty": (1,), "mirostat": (0,), "grammar": ("",), "guided_json": (), "guided_regex": (),
     "guided_choice": (), "guided_grammar": (), "functions": ([],), "function_call": ("none", "auto"),
-    "modalities": (["text"],), "audio": (), "prediction": (), "web_search_options": (),
+    "modalities": (["text"],), "audio": (), "prediction": (), "web_search_options": (), "ignore_eos": (False,),
+    "min_tokens": (0,), "stop_token_ids": ([],),
 }  # fmt: skip
 """Parameters that would change the answer and that we do not have, with the values that change nothing."""
 _UNABLE = {"n": "one answer is given to a request; leave n out, and ask as often as you want answers"}
 _LLAMA_HAS = {
     "frequency_penalty", "presence_penalty", "logit_bias", "top_k", "min_p", "typical_p", "repeat_penalty", "mirostat",
-    "grammar",
+    "grammar", "ignore_eos",
 }  # fmt: skip
 """Those of them that llama.cpp has."""
 
@@ -53,9 +55,10 @@ class Conversation:
 
 
 def read_json(body: bytes) -> dict[str, Any]:
+    """Strictly: no NaN, and no half of a surrogate pair, which nothing behind this can write as UTF-8."""
     try:
-        value = json.loads(body)
-    except (ValueError, RecursionError) as error:
+        value = orjson.loads(body)
+    except ValueError as error:
         raise Refusal(400, f"the request is not JSON ({error}); send a JSON object", code="invalid_json") from None
     if not isinstance(value, dict):
         raise Refusal(400, "the request must be a JSON object", code="invalid_json")
@@ -146,8 +149,10 @@ def read_messages(body: Mapping[str, Any], system: str) -> list[dict[str, Any]]:
 
 
 def _turns(body: Mapping[str, Any]) -> list[dict[str, Any]]:
+    if not isinstance(body.get("messages"), list):  # files of rows may have them as text
+        raise _wrong("messages", "must be a list")
     try:
-        turns = read_turns(body.get("messages"), "messages", [])
+        turns = read_turns(body["messages"], "messages", [])
     except Unreadable as reason:
         raise _wrong("messages", f"cannot be read: {reason}") from None
     return [{"role": turn.role, "content": turn.content} for turn in turns]

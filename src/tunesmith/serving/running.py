@@ -26,7 +26,7 @@ def listening(host: str, port: int) -> Iterator[socket.socket]:
     """A socket on that address; port 0 takes a free one. Raises `ServingError`."""
     try:
         family, kind, protocol, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
-    except OSError:
+    except (OSError, UnicodeError):  # the latter for what can be no name at all
         raise ServingError(f"{host} is no address; give another with --host") from None
     with socket.socket(family, kind, protocol) as taken:
         if os.name == "posix":  # or a port could not be used again for a minute

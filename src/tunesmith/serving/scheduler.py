@@ -24,6 +24,10 @@ class Stopping(Exception):
     """The server is about to leave."""
 
 
+class Broken(Exception):
+    """Nothing is written any more; ``str`` says why."""
+
+
 class Scheduler:
     """Writes with one engine. ``at_once``: texts under way; ``waiting``: how many more may wait, first come first
     served; ``most_tokens``: of all texts together, prompts included, as far as memory allows."""
@@ -33,13 +37,15 @@ class Scheduler:
     ) -> None:
         self._engine, self._decode = engine, decode
         self._at_once, self._most_waiting = at_once, waiting
-        self._most_tokens = most_tokens // engine.lanes
+        self._most_tokens = most_tokens
         self._lanes: dict[bool, list[Lane]] = {}
         self._waiting = list[tuple[float, Text]]()
         self._live = list[tuple[float, Text]]()
         self._changed = threading.Condition()
         self._stop_at = float("inf")
         self._thread: threading.Thread | None = None
+        self.fault = ""
+        """Why nothing is written any more; empty while all is well."""
 
     # -- called in the event loop ----------------------------------------------------------------
 
@@ -49,9 +55,11 @@ class Scheduler:
         self._thread.start()
 
     def submit(self, ask: Ask, tell: Callable[[Piece], None]) -> Text:
-        """``tell`` is called in the event loop with each piece. Raises `Full` or `Stopping`."""
+        """``tell`` is called in the event loop with each piece. Raises `Full`, `Stopping` or `Broken`."""
         text = Text(ask, self._decode, tell)
         with self._changed:
+            if self.fault:
+                raise Broken(self.fault)
             if self._stop_at < float("inf"):
                 raise Stopping
             if len(self._live) + len(self._waiting) >= self._at_once + self._most_waiting:
@@ -86,15 +94,29 @@ class Scheduler:
     # -- the thread ------------------------------------------------------------------------------
 
     def _work(self) -> None:
-        while self._next_round():
-            busy = [lane for lanes in self._lanes.values() for lane in lanes if lane.texts]
-            self._engine.side_by_side(Lane.round, busy)
-            self._deliver()
+        try:
+            while self._next_round():
+                self._engine.side_by_side(Lane.round, self._busy())
+                self._deliver()
+        except Exception as error:  # a lane tells its own texts; of this nobody would ever hear
+            self._break_down(f"the server cannot write any more ({type(error).__name__}: {error}); start serve again")
+
+    def _break_down(self, fault: str) -> None:
+        with self._changed:
+            self.fault = fault
+            self._live, self._waiting = [*self._live, *self._waiting], []
+            for _, text in self._live:
+                text.fail(fault)
+            self._lanes = {}
+        self._deliver()
+
+    def _busy(self) -> list[Lane]:
+        return [lane for lanes in self._lanes.values() for lane in lanes if lane.texts]
 
     def _next_round(self) -> bool:
         """Wait for work and give it to the lanes. False when there will be no more."""
         with self._changed:
-            while not (self._waiting or self._live):
+            while not (self._waiting or self._live or self._busy()):  # what has left keeps its memory for one round
                 if self._stop_at < float("inf"):
                     return False
                 self._changed.wait()
@@ -118,7 +140,8 @@ class Scheduler:
             if len(self._live) >= self._at_once or len(full) == len(self._lanes) > 1:
                 return
             lanes = self._lanes_of(text.ask.adapter)
-            free = [lane for lane in lanes if lane.takes(text, self._most_tokens)]
+            left = self._most_tokens - sum(lane.claim() for both in self._lanes.values() for lane in both)
+            free = [lane for lane in lanes if lane.takes(text, left + lane.claim())]
             if text.ask.adapter in full or not free:
                 full.add(text.ask.adapter)
                 continue

@@ -10,8 +10,8 @@ from pathlib import Path
 
 from tunesmith.dataset import prepare
 from tunesmith.engines.base import Engine
+from tunesmith.engines.room import room_for
 from tunesmith.errors import ModelError, ServingError
-from tunesmith.machine import read_machine
 from tunesmith.models.gguf_file import read_gguf
 from tunesmith.models.hub import is_hub
 from tunesmith.models.llama_server import served
@@ -33,7 +33,8 @@ WAITING = 4
 CONTEXT = 4096
 """Tokens of a prompt and its answer, where the model was made for more and nothing else is asked for."""
 MEMORY_SHARE = 4
-"""One part in so many of the memory that is free may be filled with what texts under way remember."""
+"""One part in so many of the memory that the weights leave is for what texts under way remember; a cache makes room for
+twice as many texts when one more comes, so that it may become two."""
 DOCKER = "host.docker.internal"
 """How a container calls this machine's loopback; nobody outside can give that name to another address."""
 
@@ -83,7 +84,7 @@ def opened(name: str, *, at_once: int | None = None, context: int | None = None)
     if name != "starter" and not is_hub(name) and not path.exists():
         raise ModelError(f"there is no run or model {name!r}; give a run's folder, a .gguf file, a model's folder, "
                          f"starter, or hf:OWNER/NAME")  # fmt: skip
-    answerer = open_chat(name)
+    answerer = open_chat(name, tokens=context or CONTEXT)
     if not RunFolder(path).exists and path.exists():
         answerer.name = path.resolve().name
     engine, texts = answerer.engine, at_once or AT_ONCE
@@ -95,10 +96,11 @@ def opened(name: str, *, at_once: int | None = None, context: int | None = None)
 
 
 def most_tokens(engine: Engine) -> int:
-    """How many tokens' keys and values fit."""
+    """How many tokens' keys and values may be kept."""
     arch, size = engine.arch, 2 if engine.precision == "bf16" else 4
+    room = room_for(arch, "mlx" if engine.name == "mlx" else "torch", engine.precision, tokens=1)
     kept = 2 * arch.layers * arch.kv_heads * arch.head_dim * size
-    return read_machine(Path.cwd()).available // MEMORY_SHARE // kept
+    return room.left // MEMORY_SHARE // kept
 
 
 @contextmanager

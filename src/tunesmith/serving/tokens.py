@@ -17,7 +17,7 @@ class TokenBytes:
 
     def __call__(self, token: int) -> bytes:
         tokenizer = self._chat.tokenizer
-        if token in tokenizer.get_added_tokens_decoder():
+        if token in self._added:
             return tokenizer.decode([token], skip_special_tokens=False).encode()
         piece = tokenizer.id_to_token(token) or ""
         if self._by_bytes:
@@ -25,6 +25,10 @@ class TokenBytes:
         if single := _BYTE.fullmatch(piece):
             return bytes([int(single[1], 16)])
         return piece.replace("▁", " ").encode()
+
+    @cached_property
+    def _added(self) -> frozenset[int]:
+        return frozenset(self._chat.tokenizer.get_added_tokens_decoder())
 
     @cached_property
     def _by_bytes(self) -> bool:

@@ -18,7 +18,7 @@ from tunesmith.serving.lane import Ask, Piece, Score
 from tunesmith.serving.refusal import Refusal, too_many
 from tunesmith.serving.reply import DONE, Form
 from tunesmith.serving.request import Conversation, Wanted, read_conversation, read_prompt
-from tunesmith.serving.scheduler import Full, Scheduler, Stopping
+from tunesmith.serving.scheduler import Broken, Full, Scheduler, Stopping
 from tunesmith.serving.tokens import TokenBytes
 
 
@@ -50,6 +50,10 @@ class Writers:
     @property
     def counts(self) -> tuple[int, int]:
         return self._scheduler.counts
+
+    @property
+    def fault(self) -> str:
+        return self._scheduler.fault
 
     def stop(self) -> None:
         self._scheduler.stop()
@@ -120,6 +124,8 @@ class _Answer:
             raise too_many(said, SECONDS_TO_RETRY) from None
         except Stopping:
             raise Refusal(503, "the server is about to stop; start it again", code="stopping") from None
+        except Broken as broken:
+            raise Refusal(503, str(broken), code="writing_failed") from None
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         watching = asyncio.create_task(self._watch(receive))
