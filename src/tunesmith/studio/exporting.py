@@ -12,9 +12,9 @@ from starlette.requests import Request
 from starlette.responses import FileResponse, JSONResponse, RedirectResponse, Response
 from starlette.routing import Route
 
-from tunesmith.errors import RecipeError
+from tunesmith.errors import RecipeError, RunError
 from tunesmith.export.formats import KINDS, USUAL, parse_formats
-from tunesmith.export.proof_file import broken_limits, read_proofs
+from tunesmith.export.proof_file import broken_limits, proof_path, read_proofs
 from tunesmith.machine import size
 from tunesmith.pages.words import percent
 from tunesmith.run import RunFolder
@@ -59,6 +59,15 @@ def _bytes(path: Path) -> int:
     return path.stat().st_size if path.is_file() else sum(p.stat().st_size for p in path.rglob("*") if p.is_file())
 
 
+def _proofs(run: RunFolder) -> list[dict[str, Any]]:
+    try:
+        return [proof_row(proof) for proof in read_proofs(run)]
+    except (KeyError, TypeError, AttributeError, ValueError):
+        raise RunError(
+            f"{proof_path(run)} is damaged or of another version; delete it, and `tunesmith prove` measures again"
+        ) from None
+
+
 def proof_row(proof: dict[str, Any]) -> dict[str, Any]:
     """One line of the table: (what was measured, the limit that it broke) of every number."""
     checks = proof["checks"]
@@ -97,7 +106,7 @@ def _show(request: Request) -> Response:
         request, "export.html", title=t("export.title"), tab="export", run=run, files=files, size=size, at_work=at_work,
         exporting=at_work and jobs.doing(run.path) == "export", stopping=jobs.stopping(run.path),
         log="\n".join(jobs.log_lines(run.path)[-LINES:]), said=jobs.said(run.path) if ended else "", ended=ended,
-        proofs=[proof_row(proof) for proof in read_proofs(run)], numbers=NUMBERS, formats=FORMATS, kinds=KINDS,
+        proofs=_proofs(run), numbers=NUMBERS, formats=FORMATS, kinds=KINDS,
         usual=USUAL, ollama=_ollama_name(run), commands=_commands(place, files),
     )  # fmt: skip
 
