@@ -63,6 +63,16 @@ class Progress:
 
     @classmethod
     def from_json(cls, values: dict[str, Any]) -> Progress:
-        """The inverse of `to_json`; fields of a newer version are passed over."""
-        known = {f.name for f in fields(cls)}
-        return cls(**{k: v for k, v in values.items() if k in known})
+        """The inverse of `to_json`; fields of a newer version are passed over. Raises `TypeError` for a damaged one."""
+        known = {k: v for k, v in values.items() if k in _KINDS and v is not None}
+        for name, value in known.items():
+            if type(value) not in _KINDS[name]:
+                raise TypeError(f"{name} of an event cannot be {value!r}")
+        return cls(**known)
+
+
+_KINDS: dict[str, tuple[type, ...]] = {
+    f.name: {"Event": (str,), "str": (str,), "bool": (bool,)}.get(str(f.type).split(" ")[0], (int, float))
+    for f in fields(Progress)
+}
+"""What each field is in JSON."""

@@ -140,7 +140,7 @@ class RunFolder:
             for line in file:
                 try:
                     event = Progress.from_json(json.loads(line))
-                except (ValueError, TypeError):
+                except (ValueError, TypeError, AttributeError):
                     continue
                 if event.event == "start" and event.step is not None:
                     events = [e for e in events if e.step is None or e.step <= event.step or e.stage != event.stage]
@@ -158,10 +158,9 @@ class RunFolder:
         try:
             if not files.try_lock(handle):
                 raise RunError(f"another tunesmith is working in {self.path}; wait until it is done")
-            os.truncate(handle, 0)
-            os.write(
-                handle, json.dumps(record_of(os.getpid())).encode()
-            )  # so that the studio finds it, and can stop it
+            with files.storage_errors(self.path):  # so that the studio finds it, and can stop it
+                os.truncate(handle, 0)
+                os.write(handle, json.dumps(record_of(os.getpid())).encode())
             for folder in (self.path, self.teacher, self.checkpoints, self.dataset, self.evaluation, self.export):
                 files.remove_leftovers(folder)
             for folder in (self.adapter, self.dataset):
@@ -169,7 +168,7 @@ class RunFolder:
             try:
                 yield
             finally:
-                os.truncate(handle, 0)
+                os.truncate(handle, 0)  # whoever is killed leaves its record: that is how one knows
         finally:
             os.close(handle)  # which also unlocks; the kernel does so when the process is killed
 

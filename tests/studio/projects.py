@@ -12,10 +12,10 @@ from tunesmith.studio.context import Project
 
 
 class FakeJobs:
-    """Remembers what it was asked, and says that the runs in ``at_work`` run."""
+    """Remembers what it was asked, and says that the runs in ``at_work`` run, and those in ``dead`` were killed."""
 
     def __init__(self) -> None:
-        self.started, self.stopped, self.at_work = [], [], set()
+        self.started, self.stopped, self.at_work, self.dead = [], [], set(), set()
 
     def start(self, recipe: Path, run: Path | None = None) -> None:
         self.started.append((recipe, run))
@@ -28,6 +28,9 @@ class FakeJobs:
 
     def said(self, run: Path) -> str:
         return ""
+
+    def killed(self, run: Path) -> bool:
+        return run.name in self.dead
 
     def running(self, run: Path) -> bool:
         return run.name in self.at_work

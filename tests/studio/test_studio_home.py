@@ -1,4 +1,6 @@
+import json
 from html import unescape
+from pathlib import Path
 
 import pytest
 from html_page import HOSTILE
@@ -18,6 +20,17 @@ RESULTS = [
         ("tuned", 0.5, 0.8, {"difference": {"verdict": "better", "mean": 0.7, "n": 200, "interval": [0.6, 0.75]}}),
     )
 ]
+
+WRONG = [
+    (json.dumps({"stage": "train", "step": 1, **event}) + "\n").encode()
+    for event in (
+        {"event": "step", "loss": "x", "steps": "x", "memory": "x", "epoch": [], "time": "x"},
+        {"event": "validation", "loss": "x"},
+        {"event": "note", "message": {}, "stage": []},
+        {"event": "start", "step": "x"},
+    )
+]
+"""Events with values that are none."""
 
 
 def names(page):
@@ -43,6 +56,18 @@ def test_the_state_of_a_run_is_told(tmp_path, events, manifest, said):
     assert f">{said}</span>" in client.get("/").text
     client.jobs.at_work = {"a"}
     assert ">running</span>" in client.get("/").text
+
+
+@pytest.mark.parametrize(
+    ("events", "said"), [([], "killed"), (BEGUN, "killed"), (ENDED, "finished"), (FAILED, "failed")]
+)
+def test_a_run_whose_process_was_killed_is_not_called_stopped(tmp_path, events, said):
+    write_run(tmp_path, "a", events, TRAINED)
+    client = client_of(tmp_path)
+    client.jobs.dead = {"a"}
+    assert f">{said}</span>" in client.get("/").text
+    assert ('class="failure">Its process was ended from outside' in client.get("/run/a").text) == (said == "killed")
+    assert client.get("/?sort=state").status_code == 200
 
 
 def test_a_run_is_a_line_with_its_numbers_and_verdict(tmp_path):
@@ -102,24 +127,38 @@ def test_what_has_not_changed_is_not_read_again(tmp_path, monkeypatch):
     assert ">finished</span>" in client.get("/").text
 
 
-@pytest.mark.parametrize(
-    "text", [text for text in HOSTILE if "\0" not in text and "/" not in text and "\ud800" not in text]
-)
-def test_a_hostile_name_is_shown_and_obeyed_by_nobody(tmp_path, text):
-    write_run(
-        tmp_path, text, [{"event": "failed", "message": text}], TRAINED, model=text.replace('"', "").replace("\\", "")
-    )
+def test_a_hostile_name_is_shown_and_obeyed_by_nobody(tmp_path):
+    texts = [text for text in HOSTILE if "\0" not in text and "/" not in text and "\ud800" not in text]
+    for text in texts:
+        write_run(
+            tmp_path,
+            text,
+            [{"event": "failed", "message": text}],
+            TRAINED,
+            model=text.replace('"', "").replace("\\", ""),
+        )
     client = client_of(tmp_path)
     page = client.get("/").text
-    (address,) = {part.split('"')[0] for part in page.split('href="')[1:] if part.startswith("/run/")}
-    for html in (page, client.get(address).text):
+    addresses = {part.split('"')[0] for part in page.split('href="')[1:] if part.startswith("/run/")}
+    assert len(addresses) == len(texts)
+    for html in (page, *(client.get(address).text for address in addresses)):
         assert not any(tag in html for tag in ("<img", "<svg", "alert(1)>"))
         assert not set(html) & set("\u202e\u2066\u200f\u061c\u200b\ufeff")
 
 
-@pytest.mark.parametrize("damage", ["progress.jsonl", "manifest.json", "recipe.toml", "evaluation/results.json"])
-def test_a_damaged_file_does_not_break_home(tmp_path, damage):
+@pytest.mark.parametrize("damage", [
+    "progress.jsonl", "manifest.json", "recipe.toml", "evaluation/results.json", "dataset/report.json",
+    "export/proof.json", ".lock", ".process.json",
+])  # fmt: skip
+def test_a_damaged_file_breaks_no_page(tmp_path, damage):
+    """Home shows the run; a page that cannot do without says which file it is."""
     run = write_run(tmp_path, "a", ENDED, TRAINED, RESULTS)
-    for content in (b"\xff\x00{", b"[]", b"{}", b"[1]\n", b"null"):
+    for folder in ("adapter", "dataset", "export"):
+        (run / folder).mkdir()
+    for content in (b"\xff\x00{", b"[]", b"{}", b"[1]\n", b"[{}]\n", b"null", *WRONG):
         (run / damage).write_bytes(content)
-        assert client_of(tmp_path).get("/").status_code == 200
+        client = client_of(tmp_path)
+        assert client.get("/").status_code == 200
+        for page in ("run", "points", "data", "evaluation", "compare", "export"):
+            answer = client.get(f"/{page}/a")
+            assert answer.status_code == 200 or Path(damage).name in answer.text

@@ -26,10 +26,19 @@ print("begins", *sys.argv[1:], flush=True)
 signal.pause()
 """
 
+HOLDS = """
+import signal, sys
+from pathlib import Path
+from tunesmith.run import RunFolder
+with RunFolder(Path(sys.argv[1])).lock():
+    print("held", flush=True)
+    signal.pause()
+"""
+
 
 def until(condition: Callable[[], bool]) -> None:
-    """Wait for another process, at most ten seconds."""
-    for _ in range(500):
+    """Wait for another process, at most half a minute: machines are busy."""
+    for _ in range(1500):
         if condition():
             return
         threading.Event().wait(0.02)
@@ -83,6 +92,18 @@ def test_a_run_of_a_terminal_is_found_by_its_lock_and_only_while_it_works(tmp_pa
     with RunFolder(tmp_path).lock():
         assert jobs.running(tmp_path)
     assert not jobs.running(tmp_path)
+
+
+def test_a_killed_process_leaves_its_record_in_the_lock_and_others_do_not(tmp_path):
+    held = subprocess.Popen([sys.executable, "-c", HOLDS, str(tmp_path)], stdout=subprocess.PIPE)
+    with held:
+        assert held.stdout.readline() == b"held\n"
+        assert (jobs.running(tmp_path), jobs.killed(tmp_path)) == (True, False)
+        held.kill()
+    assert (jobs.running(tmp_path), jobs.killed(tmp_path)) == (False, True)
+    with RunFolder(tmp_path).lock():
+        assert not jobs.killed(tmp_path)
+    assert not jobs.killed(tmp_path)
 
 
 def test_a_number_that_was_given_to_another_program_is_not_the_run(tmp_path):

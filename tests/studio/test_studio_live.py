@@ -142,7 +142,7 @@ def test_every_event_that_is_no_step_is_a_line_of_the_log(language):
     assert "step-000003" in lines[5]["text"]
 
 
-def test_a_failure_is_in_the_progress_file_for_whoever_looks_later(tmp_path, tiny_model):
+def test_a_failure_is_in_the_progress_file_for_whoever_looks_later(tmp_path, tiny_model, monkeypatch):
     from tunesmith.errors import SourceError
     from tunesmith.run import RunFolder
     from tunesmith.settings import make_recipe
@@ -156,6 +156,12 @@ def test_a_failure_is_in_the_progress_file_for_whoever_looks_later(tmp_path, tin
         list(run_stages(folder, recipe, stages=("prepare",)))
     last = list(folder.events())[-1]
     assert (last.event, last.stage, last.message) == ("failed", "prepare", str(raised.value))
+    (tmp_path / "gone.jsonl").write_text("{}\n")
+    monkeypatch.setattr("tunesmith.stages.work.Work._prepare", lambda work: {}["gone"])
+    with pytest.raises(KeyError):
+        list(run_stages(folder, recipe, stages=("prepare",)))
+    last = list(folder.events())[-1]
+    assert (last.event, last.message) == ("failed", "this is a bug in tunesmith: KeyError: 'gone'")
 
 
 def test_what_is_written_is_told_as_it_comes_until_the_studio_ends(run, tmp_path, monkeypatch):

@@ -6,7 +6,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from test_studio_browser import NAMELESS, browser, page  # noqa: F401 (two are fixtures)
+from test_studio_browser import LANGUAGES, NAMELESS, browser, page, speak  # noqa: F401 (two are fixtures)
 
 from tunesmith.studio import answering as models
 from tunesmith.studio import jobs
@@ -85,12 +85,12 @@ def test_from_an_empty_folder_to_a_finished_run_that_is_compared_and_exported(st
     assert download.value.path().read_bytes()[:4] == b"GGUF"
 
     page.get_by_role("link", name="Runs").click()
-    assert "finished" in page.get_by_role("row", name="走一遍").inner_text()
+    page.get_by_role("row", name="走一遍").filter(has_text="finished").wait_for()
     assert page.locator("img").count() == 0
     for path in ("/new", "/recipe/走一遍/recipe.toml", "/compare/走一遍", "/export/走一遍"):
-        for language in ("中文", "English"):
-            page.goto(studio + path)
-            page.get_by_role("button", name=language).click()
+        page.goto(studio + path)
+        for language in LANGUAGES:
+            speak(page, language)
             assert page.evaluate("document.documentElement.scrollWidth") <= 360, path
             assert page.evaluate(NAMELESS) == [], path
     assert (tmp_path / "project" / "runs" / "走一遍" / "adapter" / "adapter_config.json").exists()

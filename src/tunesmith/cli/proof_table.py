@@ -15,13 +15,11 @@ from rich.text import Text
 from tunesmith.cli import words
 from tunesmith.cli.console import visible
 from tunesmith.cli.tables import hanging
-from tunesmith.export.proof_file import broken_limits
+from tunesmith.export.proof_file import ALWAYS, broken_limits, said
 
 NUMBERS = {"kl": "KL", "largest_kl": "worst KL", "top1": "top-1", "difference": "logits", "base_kl": "KL to base",
            "perplexity_ratio": "perplexity"}  # fmt: skip
 """Numbers of a proof and their headings."""
-ALWAYS = ("kl", "top1", "perplexity_ratio")
-"""Those that are shown also where they hold."""
 
 
 def proof_table(proofs: Sequence[dict[str, Any]]) -> RenderableType:
@@ -74,18 +72,12 @@ class Proofs:
 
 def _proved(number: str, check: dict[str, Any], broken: bool) -> Text:
     """One number, with the limit it broke."""
-    measured = check.get("measured", {})
-    if number == "perplexity_ratio":
-        said = _perplexities(measured)
-    elif number == "top1" and measured.get(number) is not None:
-        said = words.percent(measured[number])
-    else:
-        said = _small(measured.get(number))
+    value = said(number, check.get("measured", {}))
     if not broken:
-        return Text(said)
+        return Text(value)
     limit = check["limit"][number]
     most = {"top1": f"< {words.percent(limit)}", "base_kl": f"< {limit:.2g}", "perplexity_ratio": f"> × {limit:g}"}
-    return Text(f"{said}\n{most.get(number, f'> {limit:g}')}", "bold red")
+    return Text(f"{value}\n{most.get(number, f'> {limit:g}')}", "bold red")
 
 
 def _beyond(check: dict[str, Any]) -> str:
@@ -100,15 +92,6 @@ def _merging(proof: dict[str, Any], model: dict[str, Any]) -> str:
         f"{visible(proof['gguf'])}: held-out loss {before:.4f} before and {after:.4f} after merging into the base's "
         f"de-quantized weights{rounded}"
     )
-
-
-def _small(value: float | None) -> str:
-    return "–" if value is None else f"{value:.1e}" if value < 1e-3 else f"{value:.3f}"
-
-
-def _perplexities(model: dict[str, Any]) -> str:
-    trained, file = model.get("perplexity_trained"), model.get("perplexity_file")
-    return "–" if trained is None or file is None else f"{trained:.2f} → {file:.2f}"
 
 
 def _task(task: dict[str, Any] | None, interval: bool) -> str:

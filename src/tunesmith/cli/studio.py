@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 import webbrowser
 from pathlib import Path
 
@@ -26,6 +27,7 @@ def studio(folder: Path, port: int, *, browser: bool) -> None:
         line = f"{url}   the studio over {project.folder}; Ctrl-C ends it, and stops no run"
         standard_output().print(Text(line), soft_wrap=True)
         if browser:
-            webbrowser.open(url)
+            # Some browsers are waited for, five seconds long: nobody would answer their first request.
+            threading.Thread(target=webbrowser.open, args=(url,), daemon=True).start()
 
     serve_app(guarded(make_app(project)), "127.0.0.1", port, on_ready=ready, on_stop=project.stop)

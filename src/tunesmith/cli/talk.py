@@ -126,7 +126,7 @@ class Talk:
             raise StorageError(f"{path} is there already; /save! {name} writes over it")
         else:
             files.write_text(path, self._row() if path.suffix == ".jsonl" else self._page())
-            self.say(f"saved in {path}")
+            self.say(f"saved in {visible(str(path))}")
 
     def save_over(self, name: str) -> None:
         self.save(name, over=True)

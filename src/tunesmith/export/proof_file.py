@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from tunesmith import files
 from tunesmith.errors import CheckFailed, RunError
+from tunesmith.pages.words import percent
 from tunesmith.run import RunFolder
+
+ALWAYS = ("kl", "top1", "perplexity_ratio")
+"""The numbers of a proof that are shown also where they hold."""
 
 
 def proof_path(folder: RunFolder) -> Path:
@@ -35,6 +39,17 @@ def keep_proof(folder: RunFolder, proof: dict[str, Any]) -> None:
 def broken_limits(check: dict[str, Any]) -> list[str]:
     """What a check found beyond its limits, each with its limit: "mean KL 0.31 (at most 0.12)"."""
     return [f"{broken['said']} ({broken['limit']})" for broken in check.get("broken", ())]
+
+
+def said(number: str, measured: Mapping[str, Any]) -> str:
+    """One of a proof's numbers as people read it; – where it was not measured."""
+    if number == "perplexity_ratio":
+        before, after = measured.get("perplexity_trained"), measured.get("perplexity_file")
+        return "–" if before is None or after is None else f"{before:.2f} → {after:.2f}"
+    value = measured.get(number)
+    if value is None:
+        return "–"
+    return percent(value) if number == "top1" else f"{value:.1e}" if value < 1e-3 else f"{value:.3f}"
 
 
 def refuse_unproved(proofs: Sequence[dict[str, Any]]) -> None:

@@ -14,6 +14,7 @@ from tunesmith.progress import Progress
 from tunesmith.run import STAGES, RunFolder
 from tunesmith.settings import Recipe, make_recipe, read_recipe
 from tunesmith.stages import fitting, measuring
+from tunesmith.stages.child import BUG
 from tunesmith.stages.outcome import report
 from tunesmith.stages.work import Notify, Stopped, Work
 from tunesmith.trackers import Feed
@@ -86,9 +87,10 @@ def run(folder: RunFolder, recipe: Recipe, *, stages: tuple[str, ...] = STAGES, 
                         return  # these stop by themselves, at a reply or a step; the other stages lose nothing
             except Stopped:
                 return
-            except TunesmithError as error:  # for whoever looks at the run later; the person is told by what we raise
+            except Exception as error:  # for whoever looks at the run later; the person is told by what we raise
+                said = str(error) if isinstance(error, TunesmithError) else f"{BUG}: {type(error).__name__}: {error}"
                 with contextlib.suppress(TunesmithError):
-                    folder.record(Progress("failed", stage=stage, message=str(error)))
+                    folder.record(Progress("failed", stage=stage, message=said))
                 raise
             if work.stopped:
                 return

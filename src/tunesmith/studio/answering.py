@@ -18,11 +18,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import anyio
+
 from tunesmith import files
 from tunesmith.errors import RunError
 from tunesmith.machine import living_process, record_of
 from tunesmith.stages.child import SAID
 from tunesmith.studio import jobs
+from tunesmith.studio.reading import read_json
 
 KEY = "TUNESMITH_SERVE_KEY"
 """The environment variable in which `tunesmith serve` expects its key."""
@@ -53,6 +56,7 @@ class Answering:
         self._child: Child | None = None
         self._users, self._starting = 0, asyncio.Lock()
         self._timer: asyncio.TimerHandle | None = None
+        self._ending: asyncio.Task[None] | None = None
 
     @asynccontextmanager
     async def models(self, run: Path) -> AsyncIterator[Child]:
@@ -79,7 +83,7 @@ class Answering:
             _end(child.process)
         record = self._scratch / RECORD
         if record.exists():
-            left = living_process(_read(record))
+            left = living_process(read_json(record, {}))
             if left is not None:
                 left.kill()
             record.unlink(missing_ok=True)
@@ -100,8 +104,9 @@ class Answering:
                     raise RunError(self._why(run))
                 await asyncio.sleep(POLL_SECONDS)
                 child.tuned = await _tuned_model(child)
-        except BaseException:  # also when the person has gone meanwhile
-            _end(process)
+        except BaseException:
+            with anyio.CancelScope(shield=True):  # also when the person has gone meanwhile
+                await asyncio.to_thread(_end, process)
             raise
         return child
 
@@ -120,11 +125,15 @@ class Answering:
     def _wait_idle(self) -> None:
         if self._timer is not None:
             self._timer.cancel()
-        self._timer = asyncio.get_running_loop().call_later(self._idle, self._end_idle)
+        self._timer = asyncio.get_running_loop().call_later(self._idle, self._begin_end)
 
-    def _end_idle(self) -> None:
-        if not self._users:
-            self.stop()
+    def _begin_end(self) -> None:
+        self._ending = asyncio.create_task(self._end_idle())
+
+    async def _end_idle(self) -> None:
+        async with self._starting:  # whoever asks now waits, and starts another
+            if not self._users:
+                await asyncio.to_thread(self.stop)
 
 
 async def ask(child: Child, model: str, question: str) -> AsyncIterator[str]:
@@ -191,10 +200,3 @@ def _end(process: subprocess.Popen[bytes]) -> None:
     except subprocess.TimeoutExpired:
         process.kill()
         process.wait()
-
-
-def _read(path: Path) -> Any:
-    try:
-        return files.read_json(path)
-    except (OSError, ValueError):
-        return None

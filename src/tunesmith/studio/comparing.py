@@ -186,9 +186,13 @@ async def _vote(request: Request) -> Response:
         raise Missing("these answers were voted on already, or are too old; ask again")
     del comparing.rounds[str(sent["id"])]
     answers: dict[Model, str] = {model: round_.answers[at] for at, model in round_.models.items()}
-    await run_in_threadpool(keep_vote, run, round_.question, answers, round_.models["left"], side)
+
+    def keep() -> list[str]:
+        keep_vote(run, round_.question, answers, round_.models["left"], side)
+        return tally_lines(tally(read_votes(run)), t)
+
     names = {at: t("compare." + model) for at, model in round_.models.items()}
-    return JSONResponse({**names, "tally": tally_lines(tally(read_votes(run)), t)})
+    return JSONResponse({**names, "tally": await run_in_threadpool(keep)})
 
 
 async def _json(request: Request) -> dict[str, Any]:

@@ -58,7 +58,7 @@ class News:
     def _add(self, training: Sequence[dict[str, Any]]) -> None:
         self.points += [_point(event) for event in training if event["event"] == "step"]
         self.validations += [
-            (e["step"], e["loss"]) for e in training if e["event"] == "validation" and e.get("loss") is not None
+            (e["step"], e["loss"]) for e in training if e["event"] == "validation" and _is_number(e.get("loss"))
         ]
 
     def _forget_behind(self, step: int) -> None:
@@ -69,9 +69,14 @@ class News:
 
 def _point(event: dict[str, Any]) -> list[float | None]:
     try:
-        return list(_MEASURED(event))
+        point = list(_MEASURED(event))
     except KeyError:
-        return [event.get(name) for name in ("step", *MEASURES)]
+        point = [event.get(name) for name in ("step", *MEASURES)]
+    return point if all(map(_is_number, point)) else [value if _is_number(value) else None for value in point]
+
+
+def _is_number(value: Any) -> bool:
+    return type(value) in (int, float)
 
 
 class Tail:

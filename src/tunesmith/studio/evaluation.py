@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 from starlette.requests import Request
 from starlette.responses import HTMLResponse, Response
 from starlette.routing import Route
 
-from tunesmith.errors import RunError
-from tunesmith.evaluation.verdict import verdict
-from tunesmith.stages import results
 from tunesmith.studio.context import Missing, project_of, within
+from tunesmith.studio.reading import read_json
 from tunesmith.studio.render import page, words
+from tunesmith.studio.state import sentences
 
 POLICY = (
     "sandbox allow-scripts allow-popups; default-src 'none'; style-src 'unsafe-inline'; script-src 'unsafe-inline'; "
@@ -25,18 +22,12 @@ studio besides: it has no origin, and may ask for nothing."""
 def _evaluation(request: Request) -> Response:
     project, t = project_of(request), words(request)
     run = project.run(request.path_params["run"])
-    has_report, sentences = (run.evaluation / "report.html").is_file(), _sentences(run)
+    has_report = (run.evaluation / "report.html").is_file()
+    said = sentences(read_json(run.evaluation / "results.json", []))
     return page(
         request, "evaluation.html", title=f"{t('layout.evaluation')} · {project.name_of(run)}", tab="evaluation",
-        run=run, sentences=sentences[:1] if has_report else sentences, has_report=has_report,
+        run=run, sentences=said[:1] if has_report else said, has_report=has_report,
     )  # fmt: skip
-
-
-def _sentences(run: Any) -> list[Any]:
-    try:
-        return verdict(results(run))
-    except (RunError, KeyError, TypeError, AttributeError, ValueError):
-        return []  # not measured yet, or by another version: the report says what there is
 
 
 def _report(request: Request) -> Response:

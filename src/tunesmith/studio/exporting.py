@@ -12,9 +12,9 @@ from starlette.requests import Request
 from starlette.responses import FileResponse, JSONResponse, RedirectResponse, Response
 from starlette.routing import Route
 
-from tunesmith.errors import RecipeError
-from tunesmith.export.formats import KINDS, USUAL, parse_formats
-from tunesmith.export.proof_file import broken_limits, read_proofs
+from tunesmith.errors import RecipeError, RunError
+from tunesmith.export.formats import KINDS, TARGETS, USUAL, parse_formats
+from tunesmith.export.proof_file import ALWAYS, broken_limits, proof_path, read_proofs, said
 from tunesmith.machine import size
 from tunesmith.pages.words import percent
 from tunesmith.run import RunFolder
@@ -23,11 +23,9 @@ from tunesmith.studio.context import Missing, project_of, within
 from tunesmith.studio.preferences import form_values
 from tunesmith.studio.render import page, url, words
 
-FORMATS = ("gguf", "lora", "merged", "mlx", "mlx-lora", "lmstudio")
+FORMATS = tuple(target for target in TARGETS if target != "ollama")
 QUANTIZED = ("gguf", "lmstudio", "ollama")
 """Those that have a kind of GGUF."""
-NUMBERS = ("kl", "top1", "perplexity_ratio")
-"""Of a proof, those that are shown in any case."""
 LINES = 12
 """Of a job's log."""
 
@@ -59,6 +57,15 @@ def _bytes(path: Path) -> int:
     return path.stat().st_size if path.is_file() else sum(p.stat().st_size for p in path.rglob("*") if p.is_file())
 
 
+def _proofs(run: RunFolder) -> list[dict[str, Any]]:
+    try:
+        return [proof_row(proof) for proof in read_proofs(run)]
+    except (KeyError, TypeError, AttributeError, ValueError):
+        raise RunError(
+            f"{proof_path(run)} is damaged or of another version; delete it, and `tunesmith prove` measures again"
+        ) from None
+
+
 def proof_row(proof: dict[str, Any]) -> dict[str, Any]:
     """One line of the table: (what was measured, the limit that it broke) of every number."""
     checks = proof["checks"]
@@ -67,21 +74,11 @@ def proof_row(proof: dict[str, Any]) -> dict[str, Any]:
     measured, task = model.get("measured", {}), proof.get("task")
     return {
         "gguf": proof["gguf"], "holds": proof["holds"], "held": sum(c["holds"] for c in checks), "checks": len(checks),
-        "numbers": [(number, _said(number, measured), broken.get(number, "")) for number in NUMBERS],
+        "numbers": [(number, said(number, measured), broken.get(number, "")) for number in ALWAYS],
         "task": f"{task['kind']} {percent(task['score'])}" if task else "",
         "faults": [", ".join(broken_limits(c)) or c.get("means", c["name"]) for c in checks if not c["holds"]],
         "causes": [cause["sentence"] for cause in proof["causes"]],
     }  # fmt: skip
-
-
-def _said(number: str, measured: dict[str, Any]) -> str:
-    if number == "perplexity_ratio":
-        before, after = measured.get("perplexity_trained"), measured.get("perplexity_file")
-        return "–" if before is None or after is None else f"{before:.2f} → {after:.2f}"
-    value = measured.get(number)
-    if value is None:
-        return "–"
-    return percent(value) if number == "top1" else f"{value:.1e}" if value < 1e-3 else f"{value:.3f}"
 
 
 def _run(request: Request) -> RunFolder:
@@ -97,7 +94,7 @@ def _show(request: Request) -> Response:
         request, "export.html", title=t("export.title"), tab="export", run=run, files=files, size=size, at_work=at_work,
         exporting=at_work and jobs.doing(run.path) == "export", stopping=jobs.stopping(run.path),
         log="\n".join(jobs.log_lines(run.path)[-LINES:]), said=jobs.said(run.path) if ended else "", ended=ended,
-        proofs=[proof_row(proof) for proof in read_proofs(run)], numbers=NUMBERS, formats=FORMATS, kinds=KINDS,
+        proofs=_proofs(run), numbers=ALWAYS, formats=FORMATS, kinds=KINDS,
         usual=USUAL, ollama=_ollama_name(run), commands=_commands(place, files),
     )  # fmt: skip
 
@@ -132,7 +129,7 @@ def _make(run: RunFolder, form: dict[str, str]) -> None:
     """Raises `RecipeError` or `ModelError` for what cannot be made, before anything is started."""
     to, quant, name = form.get("to", ""), form.get("quant", USUAL), form.get("name", "").strip()
     quantized = [f"gguf:{quant}"] if to in QUANTIZED else []
-    if to not in (*FORMATS, "ollama"):
+    if to not in TARGETS:
         raise RecipeError(f"{to!r} is no format; choose one of the list")
     parse_formats((*quantized, f"ollama:{name}" if to == "ollama" else to))
     options = ["--to", to, *(["--quant", quant] if quantized else [])]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable
-from typing import Any
+from typing import Any, get_args
 
 from starlette.background import BackgroundTask
 from starlette.requests import Request
@@ -16,11 +16,11 @@ from tunesmith.studio.context import Project, project_of
 from tunesmith.studio.curves import drawn
 from tunesmith.studio.numbers import moment
 from tunesmith.studio.render import page, words
-from tunesmith.studio.state import Summary, summary_of
+from tunesmith.studio.state import State, Summary, summary_of
 
 COLUMNS: dict[str, Callable[[Summary], Any]] = {
     "name": lambda run: run.name.lower(),
-    "state": lambda run: ("running", "failed", "stopped", "new", "finished").index(run.state),
+    "state": lambda run: get_args(State).index(run.state),
     "model": lambda run: run.model.lower(),
     "loss": lambda run: run.loss if run.loss is not None else float("inf"),
     "score": lambda run: -run.score if run.score is not None else float("inf"),

@@ -6,7 +6,6 @@ until it has come so far, or where it takes no lock, the record beside its log s
 
 from __future__ import annotations
 
-import json
 import signal
 import subprocess
 import sys
@@ -22,9 +21,10 @@ from tunesmith import files
 from tunesmith.errors import RunError
 from tunesmith.machine import living_process, record_of
 from tunesmith.stages.child import LOG, SAID
+from tunesmith.studio.reading import changed, read_json
 
 PROGRAM: Sequence[str] = (sys.executable, "-m", "tunesmith")
-RECORD = ".process.json"
+LOCK, RECORD, STOPPING = ".lock", ".process.json", ".stopping.json"
 LOG_END = 64_000
 """Bytes of a log that are looked at: its end."""
 END_SECONDS = 5
@@ -60,6 +60,12 @@ def running(folder: Path) -> bool:
     return _process(folder) is not None
 
 
+def killed(folder: Path) -> bool:
+    """Whether the last process that worked in this run ended without a word: its record is still in the lock."""
+    record = _record(folder / LOCK)
+    return bool(record) and living_process(record) is None
+
+
 def doing(folder: Path) -> str:
     """The command that the studio started there last, such as "export"; empty when it started none."""
     return next(iter(_record(folder / RECORD).get("arguments", ())), "")
@@ -70,10 +76,9 @@ def stop(folder: Path) -> None:
     process = _process(folder)
     if process is None:
         return
-    asked = folder / ".stopping.json"
-    if living_process(_record(asked)) == process:
+    if living_process(_record(folder / STOPPING)) == process:
         return
-    files.write_json(asked, record_of(process.pid))
+    files.write_json(folder / STOPPING, record_of(process.pid))
     with suppress(psutil.NoSuchProcess):  # it may be quicker
         process.send_signal(signal.SIGINT)
 
@@ -89,17 +94,18 @@ def end(folder: Path) -> None:
             process.wait(timeout=END_SECONDS)
         except psutil.TimeoutExpired:
             process.kill()
+            process.wait(timeout=END_SECONDS)
 
 
 def stopping(folder: Path) -> bool:
     """Whether what works there has been asked to stop."""
-    return living_process(_record(folder / ".stopping.json")) is not None
+    return living_process(_record(folder / STOPPING)) is not None
 
 
 def said(folder: Path) -> str:
     """The last sentence with which a process that the studio started ended, without "tunesmith: "; empty if none, or
     when a run that was begun in a terminal has gone on since."""
-    if _changed(folder / "progress.jsonl") > _changed(folder / LOG) + 1:
+    if changed(folder / "progress.jsonl") > changed(folder / LOG) + 1:
         return ""
     for line in reversed(log_lines(folder)):
         if line.startswith(SAID):
@@ -124,21 +130,10 @@ def _process(folder: Path) -> psutil.Process | None:
 
 
 def _records(folder: Path) -> Iterator[Mapping[str, Any]]:
-    yield _record(folder / ".lock")
+    yield _record(folder / LOCK)
     yield _record(folder / RECORD)
 
 
 def _record(path: Path) -> Mapping[str, Any]:
     """Nothing where there is none, or it is only half written."""
-    try:
-        found = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return {}
-    return found if isinstance(found, dict) else {}
-
-
-def _changed(path: Path) -> float:
-    try:
-        return path.stat().st_mtime
-    except OSError:
-        return 0.0
+    return read_json(path, {})

@@ -15,13 +15,14 @@ from starlette.routing import Route
 
 from tunesmith.machine import size
 from tunesmith.pages.text import brief, harmless
+from tunesmith.progress import Progress
 from tunesmith.run import RunFolder
 from tunesmith.studio.context import Project, project_of
 from tunesmith.studio.curves import News, Tail, drawn
 from tunesmith.studio.loglines import log_line, stage_name
-from tunesmith.studio.numbers import duration
+from tunesmith.studio.numbers import duration, whole_number
 from tunesmith.studio.render import page, url, words
-from tunesmith.studio.state import Recent, Summary, summary_of
+from tunesmith.studio.state import Recent, State, Summary, summary_of
 from tunesmith.studio.words import Words
 
 LOOKS = 0.25
@@ -53,7 +54,7 @@ async def _events(request: Request) -> Response:
     project, t = project_of(request), words(request)
     run = project.run(request.path_params["run"])
     asked = request.headers.get("last-event-id") or request.query_params.get("offset", "")
-    tail = Tail(run.path / "progress.jsonl", int(asked) if asked.isdecimal() else 0)
+    tail = Tail(run.path / "progress.jsonl", whole_number(asked))
     return StreamingResponse(_stream(project, run, tail, t), media_type="text/event-stream")
 
 
@@ -96,27 +97,37 @@ def _now(project: Project, run: RunFolder, t: Words) -> dict[str, Any]:
     recent = Recent(run.path / "progress.jsonl")
     last = recent.events[-1] if recent.events else None
     stopping = summary.state == "running" and project.jobs.stopping(run.path)
+    newest = last if summary.state == "running" else None
     left = None
-    if summary.state == "running" and last and last.seconds_left and last.time:
-        left = max(0.0, last.seconds_left - (time.time() - last.time))
-    doing = ""
-    if summary.state == "running" and last and last.event in ("working", "asked"):
-        part = f" {last.done:,}" + (f"/{last.total:,}" if last.total else "") if last.done is not None else ""
-        doing = (
-            harmless(last.message or t("run.asking")) + part + (f" · {brief(last.question)}" if last.question else "")
-        )
-    failure = last.message if last and last.event == "failed" else ""
-    if not failure and summary.state in ("new", "stopped"):
-        failure = project.jobs.said(run.path)
+    if newest and newest.seconds_left and newest.time:
+        left = max(0.0, newest.seconds_left - (time.time() - newest.time))
     return {
         "state": summary.state,
         "state_name": t("run.stopping") if stopping else t(f"home.is_{summary.state}"),
         "stopping": stopping,
         "stage": stage_name(summary.stage, t) if summary.state != "finished" else "",
-        "step": summary.step, "steps": summary.steps, "doing": harmless(doing),
-        "left": None if left is None else duration(left, t), "failure": harmless(failure),
+        "step": summary.step, "steps": summary.steps, "left": None if left is None else duration(left, t),
+        "doing": harmless(_doing(newest, t)), "failure": harmless(_failure(project, run, summary.state, recent, t)),
         "readings": _readings(summary, recent, t),
     }  # fmt: skip
+
+
+def _doing(newest: Progress | None, t: Words) -> str:
+    """What goes on inside a stage or a step, and how much of it is done."""
+    if newest is None or newest.event not in ("working", "asked"):
+        return ""
+    done = "" if newest.done is None else f" {newest.done:,}" + (f"/{newest.total:,}" if newest.total else "")
+    return (newest.message or t("run.asking")) + done + (f" · {brief(newest.question)}" if newest.question else "")
+
+
+def _failure(project: Project, run: RunFolder, state: State, recent: Recent, t: Words) -> str:
+    """Why it does not go on, as far as that is known."""
+    if state == "failed":
+        failed = recent.last(lambda event: event.event == "failed")
+        return failed.message if failed else ""
+    if state == "killed":
+        return t("run.killed")
+    return project.jobs.said(run.path) if state in ("new", "stopped") else ""
 
 
 def _readings(summary: Summary, recent: Recent, t: Words) -> Sequence[tuple[str, str]]:

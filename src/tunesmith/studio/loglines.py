@@ -12,9 +12,11 @@ from tunesmith.studio.words import Words
 
 def log_line(event: dict[str, Any], t: Words) -> dict[str, str]:
     """{"time", "kind", "text"} of one event; the text is empty where there is nothing to say."""
-    time = event.get("time")
-    text = _said(event, t)
-    return {"time": clock(time) if time else "", "kind": str(event.get("event", "")), "text": harmless(text)}
+    try:
+        time, text = clock(event.get("time") or 0.0), _said(event, t)
+    except (ValueError, TypeError):
+        time, text = "", ""  # a damaged line
+    return {"time": time if event.get("time") else "", "kind": str(event.get("event", "")), "text": harmless(text)}
 
 
 def stage_name(stage: str, t: Words) -> str:

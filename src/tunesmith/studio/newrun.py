@@ -26,7 +26,7 @@ LISTED = 200
 """Files and folders that are proposed at most."""
 
 
-async def _form(request: Request) -> Response:
+def _form(request: Request) -> Response:
     project = project_of(request)
     if recipe := request.query_params.get("recipe"):
         return RedirectResponse(url("recipe", recipe), 303)
@@ -35,7 +35,7 @@ async def _form(request: Request) -> Response:
         draft = Draft(recipes.free_name(project.folder))
     elif recipes.run_of(project.folder, project.folder / draft.name / "recipe.toml").exists:
         draft = replace(draft, name=recipes.free_name(project.folder, draft.name))  # another one like it
-    return await run_in_threadpool(_show, request, draft, _fields(draft))
+    return _show(request, draft, _fields(draft))
 
 
 def _fields(draft: Draft) -> dict[str, str]:

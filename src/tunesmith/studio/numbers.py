@@ -1,10 +1,15 @@
-"""Numbers as the studio writes them, in either language."""
+"""Numbers as the studio writes them, in either language, and reads them from an address."""
 
 from __future__ import annotations
 
 import time
 
 from tunesmith.studio.words import Words
+
+
+def whole_number(text: str) -> int:
+    """A row or an offset; 0 for what is no such number."""
+    return int(text) if text.isdecimal() and len(text) < 12 else 0
 
 
 def moment(seconds: float) -> str:

@@ -21,7 +21,7 @@ from tunesmith.studio.numbers import duration
 from tunesmith.studio.preferences import form_values
 from tunesmith.studio.render import page, url, words
 
-CHECK_POLICY = "sandbox allow-scripts"
+CHECK_POLICY = "sandbox allow-scripts; frame-ancestors 'none'"
 """The page of `check` brings a policy of its own, which allows its own style and script. Here it has no origin: it
 could ask the studio nothing even if a row of the data had found a way to be run."""
 

@@ -199,7 +199,7 @@ def check_model(project: Path, name: str) -> None:
     with config.json, so that no other file is ever opened."""
     if name == "starter" or is_hub(name):
         return
-    path = project / Path(name).expanduser()
+    path = project / os.path.expanduser(name)  # noqa: PTH111 (a Path raises for a user that there is not)
     if not name or not ((path.suffix == ".gguf" and path.is_file()) or (path / "config.json").is_file()):
         raise ModelError(
             f"there is no model {name!r}; choose one of the list, or give hf:OWNER/NAME, a .gguf file, or the folder "

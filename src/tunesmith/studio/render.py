@@ -49,7 +49,7 @@ def page(
         f"studio/{name}",
         t=said, language_code=said.language, languages=LANGUAGES, theme=theme if theme in THEMES else "auto",
         next_theme=THEMES[(THEMES.index(theme) + 1) % 3] if theme in THEMES else "light",
-        here=request.url.path + (f"?{request.url.query}" if request.url.query else ""),
+        here=quote(request.scope["path"]) + (f"?{request.url.query}" if request.url.query else ""),
         static=static, url=url, title=title, tab=tab, project=project.folder.name,
         run_name=project.name_of(run) if run else "", **values,
     )  # fmt: skip

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -18,8 +19,9 @@ from tunesmith.pages.text import language
 from tunesmith.pages.tokens import token_row
 from tunesmith.run import RunFolder
 from tunesmith.sources.example import Origin
-from tunesmith.stages import report
 from tunesmith.studio.context import Missing, Project, project_of, within
+from tunesmith.studio.numbers import whole_number
+from tunesmith.studio.reading import read_json
 from tunesmith.studio.render import fragment, page, url, words
 from tunesmith.studio.row_files import Found, RowFile, origin_of
 
@@ -28,13 +30,16 @@ ROWS = 20
 SHOWN, WHOLE = 1200, 60_000
 """Bytes of a row that are shown among others, and alone."""
 OUT = ("quarantine", "removed")
+OPEN = 8
+"""Of so many files the beginnings of lines are kept: 40 MB of one with five million rows."""
 
 
 def _data(request: Request) -> Response:
     project, t = project_of(request), words(request)
     run = project.run(request.path_params["run"])
     part, text, file, first, alone = _asked(request)
-    counts = _counts(run)
+    told = _report(run)
+    counts = _counts(told) if told else None
     found = Found()
     if counts is not None:
         rows = _file(project, run, part)
@@ -49,34 +54,37 @@ def _data(request: Request) -> Response:
         request, "rows.html", title=f"{t('layout.data')} · {name}", tab="data", run=run, counts=counts, part=part,
         parts=[key for key in (*PARTS, *OUT) if counts and (key in PARTS or counts[key])], text=text, file=file,
         rows=[_shown(number, row, WHOLE if alone else SHOWN) for number, row in found.rows], found=found, first=first,
-        alone=alone, to=to, sources=_sources(run), page_rows=ROWS, has_tokens=part in PARTS,
+        alone=alone, to=to, sources=_sources(told), page_rows=ROWS, has_tokens=part in PARTS,
     )  # fmt: skip
 
 
 def _asked(request: Request) -> tuple[str, str, str, int, bool]:
     """(part, text, file, first, alone) of the address; what makes no sense is taken as not said."""
     query = request.query_params
-    part, first = query.get("part", ""), query.get("from", "")
-    number = int(first) if first.isdecimal() and len(first) < 12 else 0
+    part, number = query.get("part", ""), whole_number(query.get("from", ""))
     part = part if part in (*PARTS, *OUT) else PARTS[0]
     return part, query.get("q", "")[:200].strip(), query.get("file", "")[:200].strip(), number, "alone" in query
 
 
-def _counts(run: RunFolder) -> dict[str, int] | None:
-    """Rows by part, of what is left out too; None before the data is prepared."""
-    try:
-        told = report(run)
-    except RunError:
-        return None
+def _report(run: RunFolder) -> dict[str, Any]:
+    """What preparing has told; empty before the data is prepared. Raises `RunError` when it is damaged."""
+    path = run.dataset / "report.json"
+    told = read_json(path, dict[str, Any]())
+    if told and isinstance(told.get("rows"), dict) and all(isinstance(told["rows"].get(part), int) for part in PARTS):
+        return told
+    if path.exists():
+        raise RunError(f"{path} is damaged; prepare the data again")
+    return {}
+
+
+def _counts(told: Mapping[str, Any]) -> dict[str, int]:
+    """Rows by part, of what is left out too."""
     removed = told.get("merged", 0) + told.get("removed", 0)
     return {**told["rows"], "quarantine": told.get("quarantined", 0), "removed": removed}
 
 
-def _sources(run: RunFolder) -> list[str]:
-    try:
-        return [source["source"] for source in report(run).get("sources", ())][:100]
-    except RunError:
-        return []
+def _sources(told: Mapping[str, Any]) -> list[str]:
+    return [source["source"] for source in told.get("sources", ())][:100]
 
 
 def _file(project: Project, run: RunFolder, part: str) -> RowFile:
@@ -88,9 +96,13 @@ def _file(project: Project, run: RunFolder, part: str) -> RowFile:
     except OSError:
         raise Missing(f"{path} is not there; prepare the data again") from None
     stamp = status.st_ino, status.st_mtime_ns, status.st_size
-    if path not in kept or kept[path][0] != stamp:
-        kept[path] = stamp, RowFile(path)
-    return kept[path][1]
+    known = kept.pop(path, None)
+    if known is None or known[0] != stamp:
+        known = stamp, RowFile(path)
+    kept[path] = known  # the newest last
+    for old in list(kept)[:-OPEN]:
+        kept.pop(old, None)
+    return known[1]
 
 
 def _shown(number: int, row: dict[str, Any], most: int) -> dict[str, Any]:
@@ -144,9 +156,10 @@ def _chat(project: Project, run: RunFolder) -> ChatFormat:
     from tunesmith.models.find import find
 
     name = run.recipe().model.name
-    if project.kept.get("chat", ("",))[0] != name:
-        project.kept["chat"] = name, ChatFormat(find(name).folder)
-    return project.kept["chat"][1]
+    kept: tuple[str, ChatFormat] | None = project.kept.get("chat")
+    if kept is None or kept[0] != name:  # others may ask for another model at the same time
+        kept = project.kept["chat"] = name, ChatFormat(find(name).folder)
+    return kept[1]
 
 
 routes = [Route("/data/{run:path}", _data), Route("/tokens/{run:path}", _tokens)]

@@ -9,13 +9,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from tunesmith import files
+from tunesmith.evaluation.verdict import Sentence, verdict
 from tunesmith.progress import Progress
 from tunesmith.run import RunFolder
-from tunesmith.studio.context import Project
+from tunesmith.studio.context import Jobs, Project
+from tunesmith.studio.reading import changed, read_json
 
-State = Literal["running", "finished", "failed", "stopped", "new"]
-"""new: it was never trained, and nobody is at it; stopped: its last stage did not come to its end."""
+State = Literal["running", "failed", "killed", "stopped", "new", "finished"]
+"""new: it was never trained, and nobody is at it; stopped: its last stage did not come to its end; killed: neither, and
+its process was ended from outside, or with the machine."""
 TAIL = 16_384
 """Bytes of progress.jsonl that are read first: about fifty events."""
 MOST = 64
@@ -49,50 +51,53 @@ class Summaries:
     def __init__(self) -> None:
         self._kept: dict[Path, tuple[Any, Summary]] = {}
 
-    def of(self, run: RunFolder, name: str, running: Callable[[Path], bool]) -> Summary:
-        at_work = running(run.path)
-        stamp = (at_work, *(_stamp(run.path / file) for file in (
+    def of(self, run: RunFolder, name: str, jobs: Jobs) -> Summary:
+        running = jobs.running(run.path)
+        killed = not running and jobs.killed(run.path)
+        stamp = (running, killed, *(_stamp(run.path / file) for file in (
             "recipe.toml", "progress.jsonl", "manifest.json", "checkpoints", "evaluation/results.json"
         )))  # fmt: skip
         kept = self._kept.get(run.path)
         if kept is None or kept[0] != stamp:
-            kept = self._kept[run.path] = stamp, summarise(run, name, at_work)
+            kept = self._kept[run.path] = stamp, summarise(run, name, running=running, killed=killed)
         return kept[1]
 
 
 def summary_of(project: Project, run: RunFolder) -> Summary:
     """The run in a line, from what is kept where nothing changed."""
     summaries: Summaries = project.kept.setdefault("summaries", Summaries())
-    return summaries.of(run, project.name_of(run), project.jobs.running)
+    return summaries.of(run, project.name_of(run), project.jobs)
 
 
-def summarise(run: RunFolder, name: str, running: bool) -> Summary:
+def summarise(run: RunFolder, name: str, *, running: bool, killed: bool) -> Summary:
     """Raises nothing: a run whose files are damaged is one of which little is known."""
-    manifest = _json(run.path / "manifest.json", {})
+    manifest = read_json(run.path / "manifest.json", {})
     recent = Recent(run.path / "progress.jsonl")
     last, step = recent.last(lambda e: e.event not in ("note", "fits")), recent.last(lambda e: bool(e.steps))
-    results = _json(run.evaluation / "results.json", [])
-    said = first_verdict(results)
+    results = read_json(run.evaluation / "results.json", [])
+    said = sentences(results)[:1]
     times = [event.time for event in recent.events[-1:] if event.time]
     return Summary(
-        name=name, state=_state(running, last, manifest), stage=last.stage if last else "",
+        name=name, state=_state(last, manifest, running=running, killed=killed), stage=last.stage if last else "",
         step=step.step if step else None, steps=step.steps if step else None,
         model=_model_name(run, manifest), loss=_best_loss(run, recent), score=_score(results),
-        tone=said[0], verdict=said[1], time=times[0] if times else _changed(run.path / "recipe.toml"),
+        tone=said[0].tone if said else "", verdict=said[0].text if said else "",
+        time=times[0] if times else changed(run.path / "recipe.toml"),
     )  # fmt: skip
 
 
-def _state(running: bool, last: Progress | None, manifest: dict[str, Any]) -> State:
+def _state(last: Progress | None, manifest: dict[str, Any], *, running: bool, killed: bool) -> State:
     if running:
         return "running"
     if last is not None and last.event == "failed":
         return "failed"
-    if last is None:
-        return "new"
-    ended = last.event == "end" or (last.event == "stage" and bool(last.message))  # one that was skipped says why
-    if ended and "train" not in (manifest.get("stages") or ()):
-        return "new"
-    return "finished" if ended else "stopped"
+    # A stage that was skipped says why.
+    ended = last is not None and (last.event == "end" or (last.event == "stage" and bool(last.message)))
+    if ended and "train" in (manifest.get("stages") or ()):
+        return "finished"
+    if killed:
+        return "killed"
+    return "new" if ended or last is None else "stopped"
 
 
 class Recent:
@@ -132,15 +137,12 @@ def parsed(lines: list[bytes]) -> Iterator[Progress]:
             continue
 
 
-def first_verdict(results: Any) -> tuple[str, str]:
-    """(tone, sentence) that answers whether it learned; empty where that was not measured."""
-    from tunesmith.evaluation.verdict import verdict
-
+def sentences(results: Any) -> list[Sentence]:
+    """The verdict: whether it learned comes first. Empty where that was not measured, or by another version."""
     try:
-        said = verdict(results)
+        return verdict(results)
     except (KeyError, TypeError, AttributeError, ValueError):
-        return "", ""  # written by another version
-    return (said[0].tone, said[0].text) if said else ("", "")
+        return []
 
 
 def _score(results: Any) -> float | None:
@@ -155,7 +157,7 @@ def _score(results: Any) -> float | None:
 def _best_loss(run: RunFolder, recent: Recent) -> float | None:
     """As the newest checkpoint knows it; before there is one, the lowest that was just measured."""
     newest = max(run.checkpoints.glob("step-*/state.json"), default=None, key=lambda path: path.parent.name)
-    best = _json(newest, {}).get("best_loss") if newest else None
+    best = read_json(newest, {}).get("best_loss") if newest else None
     if best is not None:
         return best
     losses = [e.loss for e in recent.events if e.event == "validation" and e.step and e.loss is not None]
@@ -175,25 +177,9 @@ def _model_name(run: RunFolder, manifest: dict[str, Any]) -> str:
     return Path(str(named)).name
 
 
-def _json(path: Path, otherwise: Any) -> Any:
-    """What stands in a file; ``otherwise`` where it is missing, damaged, or of another kind."""
-    try:
-        found = files.read_json(path)
-    except (OSError, ValueError):
-        return otherwise
-    return found if isinstance(found, type(otherwise)) else otherwise
-
-
 def _stamp(path: Path) -> tuple[int, int] | None:
     try:
         status = path.stat()
     except OSError:
         return None
     return status.st_mtime_ns, status.st_size
-
-
-def _changed(path: Path) -> float:
-    try:
-        return path.stat().st_mtime
-    except OSError:
-        return 0.0
