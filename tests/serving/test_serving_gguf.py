@@ -89,7 +89,6 @@ def test_a_client_that_vanishes_frees_its_place(url: str):
     with socket.create_connection((host, int(port))) as connection:
         connection.sendall(head.encode() + body)
         assert connection.recv(20).startswith(b"HTTP/1.1 200")
-    gone, writing = time.monotonic(), 1
-    while writing and time.monotonic() < gone + 5:
-        writing = httpx2.get(f"{url}/health").json()["writing"]
-    assert time.monotonic() - gone < 1
+    until = time.monotonic() + 4  # to the end of the answer it would take longer
+    while httpx2.get(f"{url}/health").json()["writing"]:
+        assert time.monotonic() < until
