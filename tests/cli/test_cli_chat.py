@@ -4,7 +4,6 @@ import os
 
 import pytest
 
-from tunesmith.cli import chat as room
 from tunesmith.cli.chat import chat
 from tunesmith.errors import EngineError, StorageError
 
@@ -68,7 +67,7 @@ def test_piped_questions_give_answers_and_nothing_else(monkeypatch, capsys):
     assert capsys.readouterr().out == "1: 你好\n3: who?\n"
 
 
-def test_a_conversation_remembers_until_it_is_reset(monkeypatch, capsys):
+def test_a_conversation_remembers_until_it_is_reset(monkeypatch):
     model = piped(monkeypatch, "a\nb\n/reset\nc\n/exit\nd\n")
     assert [len(messages) for messages in model.seen] == [1, 3, 1]
     assert model.seen[1] == [("user", "a"), ("assistant", "1: a"), ("user", "b")]
@@ -174,7 +173,7 @@ def test_base_and_tuned_both_answer_and_the_tuned_one_is_remembered(monkeypatch,
     assert model.seen[-1][:3] == [("user", "a"), ("assistant", "1: a"), ("user", "b")]
 
 
-def test_ctrl_c_in_the_base_leaves_the_answer_of_the_tuned(monkeypatch, capsys, tmp_path):
+def test_ctrl_c_in_the_base_leaves_the_answer_of_the_tuned(monkeypatch, tmp_path):
     model = Parrot()
     whole = model.answer
 
@@ -229,4 +228,3 @@ def test_both_answers_stand_side_by_side_where_there_is_room(monkeypatch, capsys
     lines = capsys.readouterr().out.split("\n")
     assert any("…" in line and "1:" in line for line in lines) == beside
     assert any("so far" in line for line in lines), "what a stopped answer said stays on the screen"
-    assert room.PROMPT.strip() == "›"

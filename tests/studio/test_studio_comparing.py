@@ -14,6 +14,7 @@ import pytest
 from projects import client_of, write_run
 from test_studio_jobs import until
 
+from tunesmith.cli.studio import studio
 from tunesmith.errors import RunError
 from tunesmith.machine import living_process, record_of
 from tunesmith.run import RunFolder
@@ -148,13 +149,17 @@ def test_a_model_whose_person_leaves_while_it_is_loaded_is_ended(tmp_path, monke
     assert living_process(json.loads(record.read_text())) is None
 
 
-def test_a_model_that_a_killed_studio_left_behind_is_ended(tmp_path):
+@pytest.mark.usefixtures("fresh_consoles")
+def test_a_model_that_a_killed_studio_left_behind_is_ended_by_the_next(tmp_path, monkeypatch):
+    monkeypatch.setattr("tunesmith.serving.running.serve_app", lambda *_, on_ready, **__: on_ready("http://studio"))
+    record = tmp_path / ".studio" / "answering.json"
+    record.parent.mkdir()
     left = subprocess.Popen([sys.executable, "-c", "import signal; signal.pause()"])
-    (tmp_path / "answering.json").write_text(json.dumps(record_of(left.pid)))
-    Answering(tmp_path).stop()
-    assert left.wait(timeout=10) == -9
-    (tmp_path / "answering.json").write_text(json.dumps({"pid": os.getpid(), "created": 1.0}))
-    Answering(tmp_path).stop()  # and no other program that was given its number
+    record.write_text(json.dumps(record_of(left.pid)))
+    studio(tmp_path, 8765, browser=False)
+    assert left.wait(timeout=30) == -9
+    record.write_text(json.dumps({"pid": os.getpid(), "created": 1.0}))
+    studio(tmp_path, 8765, browser=False)  # and no other program that was given its number
 
 
 def test_a_server_that_ends_at_once_says_why(tmp_path, monkeypatch):

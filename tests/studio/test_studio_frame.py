@@ -169,6 +169,7 @@ def test_a_folder_that_is_not_there_and_a_port_in_use_are_said_in_a_sentence(tmp
         studio(tmp_path, taken.getsockname()[1], browser=False)
 
 
+@pytest.mark.usefixtures("fresh_consoles")
 def test_pages_are_served_while_a_slow_browser_opens(tmp_path, monkeypatch, capsys):
     from tunesmith.cli.studio import studio
 

@@ -101,11 +101,11 @@ def test_a_training_begun_afresh_forgets_the_one_before(folder):
     assert "test/base/loss" not in points(folder)
 
 
-def test_a_finished_run_is_sent_whole(folder, monkeypatch):
+def test_a_finished_run_is_sent_whole(folder):
     run(folder, TRAINING + MEASURED)
     assert not (folder.path / "tensorboard").exists()
     sent = track(folder, "tensorboard")
-    assert (sent.points, sent.place) == (7, f"tensorboard --logdir {folder.path / 'tensorboard'}")
+    assert (sent.points, sent.place) == (7, f"tensorboard --logdir '{folder.path / 'tensorboard'}'")
     assert points(folder)["train/loss"] == [(1, 3.0), (2, 2.0), (3, 1.0)]
     assert track(folder, "tensorboard").points == 7, "sent again it is there once"
     assert len(points(folder)["train/loss"]) == 3

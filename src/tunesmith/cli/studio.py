@@ -16,7 +16,9 @@ def studio(folder: Path, port: int, *, browser: bool) -> None:
     """Serve the studio on this machine until Ctrl-C. Runs that it started go on."""
     from tunesmith.serving.running import serve_app
     from tunesmith.studio import jobs
+    from tunesmith.studio.answering import end_left_behind
     from tunesmith.studio.app import guarded, make_app
+    from tunesmith.studio.checked import SCRATCH
     from tunesmith.studio.context import Project
 
     if not folder.is_dir():
@@ -24,6 +26,7 @@ def studio(folder: Path, port: int, *, browser: bool) -> None:
     project = Project(folder, jobs)
 
     def ready(url: str) -> None:
+        end_left_behind(project.folder / SCRATCH)
         line = f"{url}   the studio over {project.folder}; Ctrl-C ends it, and stops no run"
         standard_output().print(Text(line), soft_wrap=True)
         if browser:

@@ -13,12 +13,13 @@ import signal
 import socket
 import subprocess
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import anyio
+import psutil
 
 from tunesmith import files
 from tunesmith.errors import RunError
@@ -77,16 +78,11 @@ class Answering:
         return self._child is not None and self._child.run == run and self._child.process.poll() is None
 
     def stop(self) -> None:
-        """End the child, if there is one, and one that an earlier studio left behind when it was killed."""
+        """End the child, if there is one, or one that is still being started."""
         child, self._child = self._child, None
         if child is not None:
             _end(child.process)
-        record = self._scratch / RECORD
-        if record.exists():
-            left = living_process(read_json(record, {}))
-            if left is not None:
-                left.kill()
-            record.unlink(missing_ok=True)
+        end_left_behind(self._scratch)
 
     async def _start(self, run: Path) -> Child:
         port, key = _free_port(), secrets.token_urlsafe(24)
@@ -134,6 +130,16 @@ class Answering:
         async with self._starting:  # whoever asks now waits, and starts another
             if not self._users:
                 await asyncio.to_thread(self.stop)
+
+
+def end_left_behind(scratch: Path) -> None:
+    """End the child of an earlier studio that was killed: it would hold its memory for ever."""
+    record = scratch / RECORD
+    left = living_process(read_json(record, {}))
+    if left is not None:
+        with suppress(psutil.Error):
+            left.kill()
+    record.unlink(missing_ok=True)
 
 
 async def ask(child: Child, model: str, question: str) -> AsyncIterator[str]:

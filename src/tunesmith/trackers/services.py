@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shlex
 import time
 from abc import ABC, abstractmethod
 from typing import Any, ClassVar
@@ -46,7 +47,7 @@ class TensorBoard(Tracker):
         folder.mkdir(parents=True, exist_ok=True)
         for old in folder.glob("events.out.tfevents.*"):
             old.unlink()
-        self.place = f"tensorboard --logdir {folder}"
+        self.place = f"tensorboard --logdir {shlex.quote(str(folder))}"
         protos: Any = event_pb2  # its classes are made when it is imported
         self._event = protos.Event
         self._writer = EventsWriter(str(folder / "events"))
@@ -78,7 +79,7 @@ class Trackio(Tracker):
 
         project = os.environ.get("TRACKIO_PROJECT", "tunesmith")
         name = f"{training.name}-{training.id[:6]}" + ("" if live else time.strftime("-%H%M%S"))
-        self.place = f"trackio show --project {project}"
+        self.place = f"trackio show --project {shlex.quote(project)}"
         self._run: Any = trackio.init(
             project=project, name=name, group=training.name, config=training.config, resume="allow", embed=False
         )
@@ -105,7 +106,7 @@ class WeightsAndBiases(Tracker):
         )  # fmt: skip
         if self._run.disabled:
             raise TrackerError("nobody is logged in; run `wandb login`, or set WANDB_MODE=offline")
-        self.place = self._run.url or f"wandb sync {training.folder / 'wandb'}"
+        self.place = self._run.url or f"wandb sync {shlex.quote(str(training.folder / 'wandb'))}"
 
     def log(self, measure: Measure) -> None:
         if measure.final:

@@ -46,7 +46,8 @@ async function ask(question) {
 
 async function vote(chosen) {
   find("vote").hidden = true;
-  const answer = await fetch(form.dataset.vote, { method: "POST", body: JSON.stringify({ id: round, side: chosen }) });
+  const answer = await fetch(form.dataset.vote, { method: "POST", body: JSON.stringify({ id: round, side: chosen }) }).catch(() => null);
+  if (!answer) { say(form.dataset.failed, true); find("vote").hidden = false; return; }
   const said = await answer.json();
   if (!answer.ok) { say(said.error, true); return; }
   for (const name of ["left", "right"]) side(name).querySelector("h2").textContent = said[name];
