@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import time
 import tracemalloc
 
@@ -242,3 +243,16 @@ def test_as_many_questions_as_are_said_to_be_needed_find_the_difference_in_80_of
     assert needed is not None
     assert 130 < needed < 220  # 169 for a difference of exactly 10 points
     assert 0.74 < seen(one_of_ten_more, 169, 1) < 0.86
+
+
+def test_a_difference_of_losses_may_be_larger_than_any_score():
+    """In nats it is as in bits: the interval goes with the unit, and is not cut where scores end."""
+    base = [1.6 + 0.2 * (i % 5) for i in range(60)]
+    tuned = [0.05 + 0.01 * (i % 7) for i in range(60)]
+    rows = [str(i) for i in range(60)]
+    nats = compare(tuned, base, rows, bounded=False)
+    bits = compare([x / math.log(2) for x in tuned], [x / math.log(2) for x in base], rows, bounded=False)
+    low, high = nats.interval
+    assert 1.5 < low < nats.mean < high < 2.5
+    assert bits.interval == pytest.approx([low / math.log(2), high / math.log(2)])
+    assert bits.p_value == pytest.approx(nats.p_value)

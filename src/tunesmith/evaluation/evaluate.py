@@ -176,7 +176,7 @@ class Evaluation:
         base = self._base.setdefault("loss", shares)
         if base is not shares:
             # A smaller loss is better.
-            found["gain"] = compare(shares, base, self.test.clusters).to_json()
+            found["gain"] = compare(shares, base, self.test.clusters, bounded=False).to_json()
         return found
 
     def _row_losses(self, candidate: Candidate, part: str, rows: Tokens) -> tuple[np.ndarray, np.ndarray]:

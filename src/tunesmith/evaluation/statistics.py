@@ -119,8 +119,11 @@ def _student(freedom: int) -> float:
 # -- two models ------------------------------------------------------------------------------------
 
 
-def compare(first: Sequence[float | None], second: Sequence[float | None], clusters: Sequence[str]) -> Difference:
-    """How much better ``second`` answered than ``first``: scores from 0 to 1 of the same questions in the same order.
+def compare(
+    first: Sequence[float | None], second: Sequence[float | None], clusters: Sequence[str], *, bounded: bool = True
+) -> Difference:
+    """How much better ``second`` answered than ``first``: scores from 0 to 1 of the same questions in the same order;
+    not ``bounded``: of any size, as losses are, and the largest difference that was seen is the unit instead.
 
     Questions that either was not graded on are left out of both. Two intervals are computed, and the lower of their
     lower ends and the higher of their higher ends are taken; the verdict is where 0 lies, the p-value the larger one.
@@ -148,6 +151,8 @@ def compare(first: Sequence[float | None], second: Sequence[float | None], clust
     differences, names = _graded(paired, clusters)
     if not len(differences):
         return Difference(0.0, (-1.0, 1.0), 1.0, 0, 0, None)
+    unit = 1.0 if bounded else float(np.abs(differences).max()) or 1.0
+    differences = differences / unit
     totals, sizes = _by_cluster(differences, names)
     flipped_low, flipped_high, flipped_chance = _sign_changes(totals, sizes)
     centre, deviation, step = _smoothed(differences, totals, sizes)
@@ -155,8 +160,8 @@ def compare(first: Sequence[float | None], second: Sequence[float | None], clust
     high = max(flipped_high, centre + Z_95 * deviation)
     mean = round(float(differences.mean()), 12) + 0.0  # no -0.0
     return Difference(
-        mean,
-        (max(low, -1.0), min(high, 1.0)),
+        mean * unit,
+        (max(low, -1.0) * unit, min(high, 1.0) * unit),
         max(flipped_chance, erfc(abs(centre) / deviation / sqrt(2))),
         len(differences),
         len(totals),

@@ -21,7 +21,7 @@ PREPARING = 5
 """Counts up when preparing changes what it writes, so that older datasets are prepared again."""
 TRAINING = 2
 """The same for training."""
-EVALUATING = 2
+EVALUATING = 3
 """And for evaluating."""
 PROVED_AT_ONCE = 4096
 """Tokens of the texts that a proof writes and compares at the same time."""
