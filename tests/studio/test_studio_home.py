@@ -162,3 +162,11 @@ def test_a_damaged_file_breaks_no_page(tmp_path, damage):
         for page in ("run", "points", "data", "evaluation", "compare", "export"):
             answer = client.get(f"/{page}/a")
             assert answer.status_code == 200 or Path(damage).name in answer.text
+
+
+def test_settings_of_other_programs_are_no_recipes(tmp_path):
+    (tmp_path / "pyproject.toml").write_text('[project]\nname = "data"\n')
+    (tmp_path / "mine.toml").write_text('[data]\nsources = ["rows.jsonl"]\n')
+    page = client_of(tmp_path).get("/").text
+    assert "mine.toml" in page
+    assert "pyproject.toml" not in page

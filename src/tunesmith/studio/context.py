@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -82,7 +83,17 @@ class Project:
         return sorted(
             path for path in found
             if path.is_file() and path.resolve().is_relative_to(self.folder) and path.parent != dropped
+            and _looks_like_a_recipe(path)
         )  # fmt: skip
+
+
+def _looks_like_a_recipe(path: Path) -> bool:
+    """Whether it says what is learned from, as other programs' settings do not; a broken one still does."""
+    try:
+        text = path.read_text("utf-8", "replace")
+    except OSError:
+        return False
+    return re.search(r"^\s*\[?\s*(data|teacher)\b", text, re.MULTILINE) is not None
 
 
 def within(folder: Path, name: str, refusal: str) -> Path:
