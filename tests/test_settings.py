@@ -21,6 +21,7 @@ def test_only_sources_is_required():
         ({"trian": {}}, "trian is not a setting; did you mean train?"),
         ({"train": {"lora": {"rnk": 2}}}, "did you mean train.lora.rank?"),
         ({"learning_rate": 1}, "did you mean train.learning_rate?"),
+        ({"train": {"epochs": "ten"}}, 'train.epochs is a whole number, and "ten" is none'),
         ({"train": {"learning_rate": -1}}, "train.learning_rate: input should be greater than 0"),
         ({"train": {"schedule": "cosin"}}, "train.schedule: input should be 'cosine', 'linear' or 'constant'"),
         ({"data": {"sources": ["a"], "split": {"valid": 2}}}, "data.split.valid: input should be less than 1"),

@@ -45,6 +45,12 @@ def test_other_machines_may_ask_only_with_a_key(monkeypatch: pytest.MonkeyPatch)
     assert (ANY_HOST in names_of("0.0.0.0"), ANY_HOST in names_of("127.0.0.1")) == (True, False)
 
 
+def test_a_context_without_room_for_a_question_is_refused():
+    said = r"^--context 5 has no room for a question and its answer; give 64 or more"
+    with pytest.raises(ServingError, match=said), opened("starter", context=5):
+        pass
+
+
 def test_a_folder_that_is_no_model_is_said_in_one_sentence(tmp_path: Path):
     with pytest.raises(ModelError), opened(str(tmp_path)):
         raise AssertionError

@@ -10,6 +10,7 @@ def test_the_verdict_is_on_the_page_in_words_and_the_report_in_a_frame_of_its_ow
     (run / "evaluation" / "report.html").write_text("<script>parent.document</script>")
     page = client.get("/evaluation/a").text
     assert 'src="/report/a"' in page
+    assert "Tuned is better" not in page  # the report begins with it: not twice on one screen
     assert "allow-same-origin" not in page
     policy = client.get("/report/a").headers["content-security-policy"]
     assert policy.startswith("sandbox allow-scripts allow-popups; default-src 'none';")
@@ -19,7 +20,7 @@ def test_the_verdict_is_on_the_page_in_words_and_the_report_in_a_frame_of_its_ow
 def test_before_it_was_measured_the_page_says_what_will_stand_there(tmp_path):
     write_run(tmp_path, "a")
     client = client_of(tmp_path, **{"accept-language": "zh"})
-    assert "还没有评测" in client.get("/evaluation/a").text
+    assert "还没有评估" in client.get("/evaluation/a").text
     assert "has no report yet" in client.get("/report/a").text
 
 

@@ -30,6 +30,8 @@ AT_ONCE, AT_ONCE_BY_LLAMA = 64, 8
 """Answers written together: llama.cpp sets memory aside for each of them."""
 WAITING = 4
 """For each answer under way so many may wait."""
+LEAST_CONTEXT = 64
+"""A template takes half of that before anything is asked."""
 CONTEXT = 4096
 """Tokens of a prompt and its answer, where the model was made for more and nothing else is asked for."""
 MEMORY_SHARE = 4
@@ -77,6 +79,10 @@ def _is_loopback(host: str) -> bool:
 def opened(name: str, *, at_once: int | None = None, context: int | None = None) -> Iterator[Backend]:
     """The model of a run, a GGUF in llama.cpp, or any other model."""
     path = Path(name).expanduser()
+    if context is not None and context < LEAST_CONTEXT:
+        raise ServingError(
+            f"--context {context} has no room for a question and its answer; give {LEAST_CONTEXT} or more"
+        )
     if path.is_file() and path.suffix.lower() == ".gguf":
         with _by_llama(path.resolve(), at_once or AT_ONCE_BY_LLAMA, context) as backend:
             yield backend

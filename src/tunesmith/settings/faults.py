@@ -13,6 +13,9 @@ from pydantic_core import ErrorDetails
 
 from tunesmith.settings.section import Section, fields_of
 
+PLAIN = {"int": "a whole number", "float": "a number", "bool": "true or false"}
+"""What a setting of that type is, in words; pydantic's own are for programmers."""
+
 
 def sentence(recipe: type[Section], where: str, error: ValidationError, overrides: Mapping[str, Any]) -> str:
     """pydantic's first error, as one sentence that says what to do; it names the flag, if that brought it."""
@@ -48,6 +51,8 @@ def _fault(recipe: type[Section], fault: ErrorDetails, path: list[str], dashes: 
     near = difflib.get_close_matches(str(expected.get("tag", given)), words, 1)
     if fault["type"] == "literal_error" and fault["loc"][-1] == "[key]":
         near = difflib.get_close_matches(path[-1], words, 1)
+    if plain := PLAIN.get(fault["type"].split("_")[0]):
+        return f"{dashes}{name} is {plain}, and {json.dumps(given, ensure_ascii=False, default=str)} is none"
     said = f"{fault['msg'][0].lower()}{fault['msg'][1:]}"
     return f"{dashes}{name}: {said}" + (f"; did you mean {near[0]!r}?" if near else "")
 

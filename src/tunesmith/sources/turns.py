@@ -19,7 +19,7 @@ def read_turns(raw: Any, key: str, notes: list[str]) -> list[Message]:
     """The turns under ``key``, in OpenAI's names or ShareGPT's. Raises `Unreadable`, as all here does."""
     raw = _parsed(raw, f'"{key}"')
     if not isinstance(raw, list) or not raw:
-        raise Unreadable(f'"{key}" must be a list of turns')
+        raise Unreadable(f'"{key}" must be a list of one turn or more')
     if len(raw) > MOST:
         raise Unreadable(f'"{key}" has {len(raw):,} turns, more than the {MOST:,} of one row; divide the conversation')
     return [_turn(turn, key, notes) for turn in raw]

@@ -26,7 +26,7 @@ def _evaluation(request: Request) -> Response:
     said = sentences(read_json(run.evaluation / "results.json", []))
     return page(
         request, "evaluation.html", title=f"{t('layout.evaluation')} · {project.name_of(run)}", tab="evaluation",
-        run=run, sentences=said[:1] if has_report else said, has_report=has_report,
+        run=run, sentences=[] if has_report else said, has_report=has_report,  # the report begins with them
     )  # fmt: skip
 
 
