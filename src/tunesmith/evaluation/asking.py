@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable, Generator, Sequence
 from dataclasses import dataclass
 
@@ -80,14 +81,17 @@ class _Told:
         self._name, self._total, self._notify = name, total, notify
         self._message = f"{name}: answers" + (f", {kept:,} of them kept from before" if kept else "")
         self._done, self._tokens = kept, 0
+        self._lock = threading.Lock()
+        """Cores write side by side, and what is told must not go back."""
 
     def token(self, limit: int) -> Callable[[int, int], None]:
         """For one batch. Its longest answers take as long as all of it: so much of the limit is so much of the rows."""
         self._tokens = 0
 
         def told(row: int, token: int) -> None:
-            self._tokens += 1
-            self._notify(self._progress(min(self._done + self._tokens // limit, self._total)))
+            with self._lock:
+                self._tokens += 1
+                self._notify(self._progress(min(self._done + self._tokens // limit, self._total)))
 
         return told
 
