@@ -28,8 +28,8 @@ from tunesmith.serving.writers import Writers
 KEY = "TUNESMITH_SERVE_KEY"
 AT_ONCE, AT_ONCE_BY_LLAMA = 64, 8
 """Answers written together: llama.cpp sets memory aside for each of them."""
-WAITING = 4
-"""For each answer under way so many may wait."""
+WAITING = 256
+"""So many may wait besides: a text that waits costs next to nothing."""
 LEAST_CONTEXT = 64
 """A template takes half of that before anything is asked."""
 CONTEXT = 4096
@@ -96,7 +96,7 @@ def opened(name: str, *, at_once: int | None = None, context: int | None = None)
     engine, texts = answerer.engine, at_once or AT_ONCE
     room = context or min(engine.arch.context, CONTEXT)
     scheduler = Scheduler(
-        engine, answerer.chat.decode, at_once=texts, waiting=WAITING * texts, most_tokens=most_tokens(engine)
+        engine, answerer.chat.decode, at_once=texts, waiting=WAITING, most_tokens=most_tokens(engine)
     )
     yield Writers(answerer, scheduler, context=min(room, engine.arch.context))
 
@@ -118,4 +118,4 @@ def _by_llama(path: Path, at_once: int, context: int | None) -> Iterator[Backend
     exported = path.parent == run.export and (run.dataset / "train.jsonl").exists()
     system = prepare.shared_system(run.dataset) if exported else ""
     with served(path, slots=at_once, context=min(context or CONTEXT, made_for)) as address:
-        yield Llama(path.stem, address, system=system, at_once=at_once, waiting=WAITING * at_once)
+        yield Llama(path.stem, address, system=system, at_once=at_once, waiting=WAITING)
