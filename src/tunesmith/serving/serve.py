@@ -95,9 +95,7 @@ def opened(name: str, *, at_once: int | None = None, context: int | None = None)
         answerer.name = path.resolve().name
     engine, texts = answerer.engine, at_once or AT_ONCE
     room = context or min(engine.arch.context, CONTEXT)
-    scheduler = Scheduler(
-        engine, answerer.chat.decode, at_once=texts, waiting=WAITING, most_tokens=most_tokens(engine)
-    )
+    scheduler = Scheduler(engine, answerer.chat.decode, at_once=texts, waiting=WAITING, most_tokens=most_tokens(engine))
     yield Writers(answerer, scheduler, context=min(room, engine.arch.context))
 
 
