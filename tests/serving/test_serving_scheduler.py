@@ -148,33 +148,37 @@ def test_nobody_keeps_a_place_for_ever(monkeypatch):
     in_loop(work)
 
 
+class Counting(FakeEngine):
+    """Notes how many texts are under way in each round."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.most = 0
+
+    def side_by_side(self, do, jobs):
+        self.most = max(self.most, sum(len(lane.texts) for lane in jobs))
+        return super().side_by_side(do, jobs)
+
+
 def test_texts_that_together_need_too_much_memory_wait_for_each_other():
-    most = list[int]()
+    engine = Counting()
 
     async def work(scheduler: Scheduler) -> None:
-        started = [asyncio.create_task(written(scheduler, ask(1, length=100))) for _ in range(6)]
-        while not all(task.done() for task in started):
-            most.append(scheduler.counts[0])
-            await asyncio.sleep(0)
-        assert max(most) == 2
+        await asyncio.gather(*(written(scheduler, ask(1, length=100)) for _ in range(6)))
 
-    in_loop(work, most_tokens=2 * 120)
+    in_loop(work, engine=engine, most_tokens=2 * 120)
+    assert engine.most == 2
 
 
 def test_base_and_tuned_share_the_memory():
-    most = list[int]()
+    engine = Counting()
 
     async def work(scheduler: Scheduler) -> None:
-        started = [
-            asyncio.create_task(written(scheduler, ask(1, length=100, adapter=i % 2 > 0, temperature=0)))
-            for i in range(8)
-        ]
-        while not all(task.done() for task in started):
-            most.append(scheduler.counts[0])
-            await asyncio.sleep(0)
-        assert max(most) <= 4
+        asked = (ask(1, length=100, adapter=i % 2 > 0, temperature=0) for i in range(8))
+        await asyncio.gather(*(written(scheduler, one) for one in asked))
 
-    in_loop(work, most_tokens=4 * 120)
+    in_loop(work, engine=engine, most_tokens=4 * 120)
+    assert engine.most <= 4
 
 
 def test_when_the_thread_itself_breaks_down_nobody_waits_for_ever():
