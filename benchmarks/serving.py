@@ -1,4 +1,4 @@
-"""How `tunesmith serve` does with many clients: the starter as a run (torch, an adapter on it) and as a GGUF.
+"""How `tunesmith serve` does with many clients: the starter as a run (torch, an adapter on it) and as a GGUF (q4_k_m).
 
     python benchmarks/serving.py [--seconds 60] [--clients 50] [--requests 1000] [--what run gguf]
 
@@ -120,21 +120,21 @@ def serving(name: str) -> Iterator[Server]:
 
 
 def subject(what: str, folder: Path) -> str:
-    """The starter's file, or a run on it whose adapter changes nothing yet and costs what any does."""
-    from tunesmith.models.find import find, starter_file
-
-    if what == "gguf":
-        return str(starter_file())
+    """A run on the starter, whose adapter changes nothing yet and costs what any does; or the file that is made of it."""
     from safetensors.numpy import save_file
 
     from tunesmith.engines.adapter import fresh
     from tunesmith.engines.base import LoraShape
+    from tunesmith.export.gguf_write import write_gguf
+    from tunesmith.export.weights import Weights
     from tunesmith.models.architecture import read_architecture
+    from tunesmith.models.find import find
     from tunesmith.run import RunFolder
     from tunesmith.settings import make_recipe
     from tunesmith.training.checkpoints import adapter_config
 
-    run, arch, shape = RunFolder(folder / "run"), read_architecture(find("starter").folder), LoraShape(rank=16)
+    base = find("starter").folder
+    run, arch, shape = RunFolder(folder / "run"), read_architecture(base), LoraShape(rank=16)
     run.save_recipe(make_recipe({"model": {"name": "starter"}, "data": {"sources": ["none.jsonl"]}}))
     for place in (run.adapter, run.dataset):
         place.mkdir(parents=True)
@@ -142,7 +142,10 @@ def subject(what: str, folder: Path) -> str:
     save_file(fresh(arch, shape, seed=0), run.adapter / "adapter_model.safetensors")
     config = adapter_config(shape, arch.layers, "starter")
     (run.adapter / "adapter_config.json").write_text(json.dumps(config))
-    return str(run.path)
+    if what == "run":
+        return str(run.path)
+    write_gguf(Weights(base, run.adapter), base, folder / "starter.gguf", "q4_k_m", provenance={})
+    return str(folder / "starter.gguf")
 
 
 # -- clients ---------------------------------------------------------------------------------------

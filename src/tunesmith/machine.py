@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import os
 import shutil
 import subprocess
 import sys
@@ -40,6 +41,11 @@ def read_machine(folder: Path) -> Machine:
     return Machine(
         memory.total, memory.available, _swapped(), shutil.disk_usage(folder).free, _battery(), _pressure(sys.platform)
     )
+
+
+def cores() -> int:
+    """How many this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def within_reach() -> int:

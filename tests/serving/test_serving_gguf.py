@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import socket
+import threading
 import time
 from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
 import httpx2
@@ -16,6 +19,7 @@ from served import answering
 from tunesmith.models.find import starter_file
 from tunesmith.serving.api import make_app
 from tunesmith.serving.guard import LOOPBACK
+from tunesmith.serving.llama import Llama
 from tunesmith.serving.serve import opened
 
 ASKED: list[Any] = [{"role": "user", "content": [{"type": "text", "text": "What is the capital of France?"}]}]
@@ -92,3 +96,40 @@ def test_a_client_that_vanishes_frees_its_place(url: str):
     until = time.monotonic() + 4  # to the end of the answer it would take longer
     while httpx2.get(f"{url}/health").json()["writing"]:
         assert time.monotonic() < until
+
+
+class _HangsUp(BaseHTTPRequestHandler):
+    """Answers one request of a connection, says nothing of closing it, and hangs up on the next: what llama.cpp does
+    after a hundred."""
+
+    protocol_version = "HTTP/1.1"
+    answered = False
+
+    def do_POST(self) -> None:
+        self.rfile.read(int(self.headers["Content-Length"]))
+        self.close_connection = self.answered
+        if not self.answered:
+            self.answered = True
+            self.send_response(200)
+            self.send_header("Content-Length", "2")
+            self.end_headers()
+            self.wfile.write(b"{}")
+
+    def log_message(self, format: str, *args: Any) -> None:
+        pass
+
+
+def test_no_request_is_lost_where_llama_cpp_hangs_up_between_two():
+    async def both(address: str) -> list[bytes]:
+        llama = Llama("m", address, system="", at_once=1, waiting=1)
+        said = list[bytes]()
+        async with llama.running():
+            for _ in range(2):
+                async with llama.asked("/v1/completions", {}) as answer:
+                    said.append(await answer.aread())
+        return said
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), _HangsUp) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        assert asyncio.run(both(f"http://127.0.0.1:{server.server_port}")) == [b"{}", b"{}"]
+        server.shutdown()

@@ -19,6 +19,7 @@ from multiprocessing.context import BaseContext
 from typing import TypeVar
 
 from tunesmith.errors import EngineError, OutOfMemory
+from tunesmith.machine import cores
 
 Task = TypeVar("Task")
 Result = TypeVar("Result")
@@ -31,7 +32,7 @@ class Pool(AbstractContextManager["Pool"]):
     """Maps functions over tasks; what is small is done right here, and so is the rest until processes have begun."""
 
     def __init__(self, workers: int | None = None) -> None:
-        self._workers = workers or _cores()
+        self._workers = workers or cores()
         self._executor: ProcessPoolExecutor | None = None
         self._begun: Future[None] | None = None
 
@@ -110,11 +111,6 @@ def _context() -> BaseContext:
     context.set_forkserver_preload(["tunesmith.dataset.digest"])
     forkserver.ensure_running()
     return context
-
-
-def _cores() -> int:
-    """How many this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def _nothing() -> None:

@@ -9,7 +9,6 @@ from __future__ import annotations
 import functools
 import json
 import math
-import os
 import re
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
@@ -21,6 +20,7 @@ import numpy as np
 
 from tunesmith.errors import ModelError
 from tunesmith.export.hf_folder import decoder_config
+from tunesmith.machine import cores
 from tunesmith.models.ggml import widen
 from tunesmith.models.safetensors_file import InSafetensors, read_header
 from tunesmith.models.safety import refuse_unsafe
@@ -246,7 +246,7 @@ def spans(shape: Sequence[int], items: int = SLICE_ITEMS) -> Iterator[tuple[int,
 
 def computed_ahead(function: Callable[[Job], Result], over: Iterator[Job]) -> Iterator[Result]:
     """``map`` on a few threads, in order, at most two results a thread ahead (numpy lets go of the lock)."""
-    workers = min(4, os.cpu_count() or 1)
+    workers = min(4, cores())
     with ThreadPoolExecutor(workers) as pool:
         waiting: deque[Future[Result]] = deque()
         for span in over:

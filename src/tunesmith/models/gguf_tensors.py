@@ -8,7 +8,6 @@ Gemma lose the 1 that was added.
 from __future__ import annotations
 
 import math
-import os
 import re
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -21,6 +20,7 @@ from gguf.constants import GGML_QUANT_SIZES
 from gguf.constants import GGMLQuantizationType as Kind
 
 from tunesmith.errors import ModelError
+from tunesmith.machine import cores
 from tunesmith.models import ggml
 from tunesmith.models.gguf_file import Gguf, GgufTensor
 from tunesmith.models.stored import ARRAYS, read_into
@@ -92,7 +92,7 @@ class InGguf:
         count, width = self.shape[0], math.prod(self.shape[1:])
         step, piece = (max(1, items // width) for items in (CHUNK_ITEMS, PIECE_ITEMS))
         buffer = np.empty((min(step, count), *self.shape[1:]), ARRAYS[self.dtype])
-        with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
+        with ThreadPoolExecutor(min(8, cores())) as pool:
             for start in range(0, count, step):
                 chunk = buffer[: count - start]
                 starts = range(0, len(chunk), piece)

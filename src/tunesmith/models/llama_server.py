@@ -20,6 +20,8 @@ from typing import IO, Any
 
 from tunesmith.errors import EngineError, ModelError, TunesmithError
 from tunesmith.files import storage_errors
+from tunesmith.machine import cores
+from tunesmith.models.llamacpp import PATIENT
 
 NOT_INSTALLED = 3
 PROMPTS_KEPT = 256
@@ -42,6 +44,7 @@ def served(gguf: Path, *, slots: int, context: int) -> Iterator[str]:
     with complaint:
         child = subprocess.Popen(
             [sys.executable, "-m", __name__], stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=complaint,
+            env=PATIENT | os.environ,
             start_new_session=True,  # Ctrl-C is the parent's to handle: what is under way is waited for
         )  # fmt: skip
         assert child.stdin is not None
@@ -85,8 +88,7 @@ def _serve(request: dict[str, Any]) -> None:
     settings.cache_ram_mib = PROMPTS_KEPT
     settings.use_jinja, settings.warmup = True, False
     settings.verbosity = 1  # its errors; what it says of each request would fill the disk
-    # Half the CPUs: llama.cpp's threads spin for each other, and crawl when something else runs too.
-    settings.cpuparams.n_threads = max(1, (os.cpu_count() or 1) // 2)
+    settings.cpuparams.n_threads = cores()
     out = os.dup(1)
     os.dup2(2, 1)  # what llama.cpp prints is no address
     server = llama.Server(settings)

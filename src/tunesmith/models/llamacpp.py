@@ -28,9 +28,13 @@ from typing import Any
 import numpy as np
 
 from tunesmith.errors import EngineError, ModelError
+from tunesmith.machine import cores
 
 PIECE = 512
 """Tokens decoded at once: llama.cpp's default micro-batch."""
+PATIENT = {"GOMP_SPINCOUNT": "300"}
+"""Its threads (OpenMP's) wait for each other by spinning, 300,000 times as they come, and crawl when anything else runs
+on one of their cores; after a moment they sleep instead. Measured in docs/serve.md."""
 _BLOCK_BYTES = 1024
 """Both parameter structs are under 200 bytes today."""
 
@@ -57,7 +61,7 @@ def ask_llamacpp(gguf: Path, requests: Sequence[str | Sequence[int]], *, logits:
         request = {"library": str(library), "gguf": str(gguf), "requests": plain, "logits": logits}
         (folder / "request.json").write_text(json.dumps(request), encoding="utf-8")
         command = [sys.executable, "-m", __name__, str(folder / "request.json"), name]
-        child = subprocess.run(command, capture_output=True, text=True, errors="replace")
+        child = subprocess.run(command, capture_output=True, text=True, errors="replace", env=PATIENT | os.environ)
         if child.returncode != 0:
             said = (child.stderr.strip().splitlines() or [f"exit status {child.returncode}"])[-1]
             raise ModelError(f"llama.cpp cannot run {gguf} ({said.strip()}); check or download the file again")
@@ -156,8 +160,7 @@ class _LlamaCpp:
         context = self._call("llama_init_from_model", pointer, (self.model, pointer), (parameters, _Block))
         if not context:
             raise RuntimeError(self.errors[-1] if self.errors else "it has no room to run")
-        # Half the CPUs: llama.cpp's threads spin for each other, and crawl when something else runs too.
-        threads = (max(1, (os.cpu_count() or 1) // 2), number)
+        threads = (cores(), number)
         self._call("llama_set_n_threads", None, (context, pointer), threads, threads)
         memory = self._call("llama_get_memory", pointer, (context, pointer))
         batch = self._batch()

@@ -39,7 +39,9 @@ class Llama:
 
     @asynccontextmanager
     async def running(self) -> AsyncIterator[None]:
-        limits = httpx2.Limits(max_connections=None)
+        # A connection for each request: llama.cpp closes one that is kept after a hundred, or 5 s, unannounced, and a
+        # request sent at that moment would be lost.
+        limits = httpx2.Limits(max_connections=None, max_keepalive_connections=0)
         timeout = httpx2.Timeout(LONGEST_SECONDS, connect=5.0)
         async with httpx2.AsyncClient(
             base_url=self._address, limits=limits, timeout=timeout, trust_env=False
