@@ -120,7 +120,7 @@ def serving(name: str) -> Iterator[Server]:
 
 
 def subject(what: str, folder: Path) -> str:
-    """A run on the starter, whose adapter changes nothing yet and costs what any does; or the file that is made of it."""
+    """A run on the starter, whose adapter changes nothing yet and costs what any does; or the file made of it."""
     from safetensors.numpy import save_file
 
     from tunesmith.engines.adapter import fresh

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from tunesmith.engines.adapter import GROUPS
 from tunesmith.engines.needs import HEAD_ROWS
-from tunesmith.engines.torch_functions import Attention, Gated, LoraLinear, Places, RmsNorm, turn
+from tunesmith.engines.torch_functions import Attention, Gated, LoraLinear, Places, RmsNorm, linear, turn
 from tunesmith.engines.torch_head import slice_of
 from tunesmith.engines.torch_pack import Packed
 from tunesmith.models.architecture import Architecture, Rope
@@ -113,18 +113,18 @@ class Decoder:
         at, arch = f"model.layers.{i}.", self.arch
         places = {"qkv": "self_attn", "o": "self_attn", "gate_up": "mlp", "down": "mlp"}
         biased = {"qkv": arch.qkv_bias, "o": arch.o_bias, "gate_up": arch.mlp_bias, "down": arch.mlp_bias}
-        linear = {}
+        weights = {}
         for group, names in GROUPS.items():
             stems = [f"{at}{places[group]}.{name}" for name in names]
             bias = read(*(s + ".bias" for s in stems)) if biased[group] else None
-            linear[group] = Linear(read(*(s + ".weight" for s in stems)), bias)
+            weights[group] = Linear(read(*(s + ".weight" for s in stems)), bias)
         norm = {"attention": "input_layernorm", "mlp": "post_attention_layernorm"}
         if arch.sandwich_norms:
             norm |= {"after_attention": "post_attention_layernorm", "mlp": "pre_feedforward_layernorm",
                      "after_mlp": "post_feedforward_layernorm"}  # fmt: skip
         if arch.qk_norm:
             norm |= {"q": "self_attn.q_norm", "k": "self_attn.k_norm"}
-        return Layer(linear, {key: self._norm(read, f"{at}{name}.weight") for key, name in norm.items()})
+        return Layer(weights, {key: self._norm(read, f"{at}{name}.weight") for key, name in norm.items()})
 
     def _norm(self, read: _Reader, name: str) -> Tensor:
         return (read(name).float() + self.arch.norm_offset).to(self.dtype)
@@ -187,7 +187,7 @@ class Decoder:
 
     def logits(self, states: Tensor) -> Tensor:
         """float32 [n, vocabulary] of what the last layer left, [n, width]."""
-        return F.linear(RmsNorm.apply(states, self.norm, self.arch.norm_eps), self.head).float()
+        return linear(RmsNorm.apply(states, self.norm, self.arch.norm_eps), self.head, None).float()
 
     def token_losses(self, states: Tensor, targets: Tensor) -> Tensor:
         """Negative log-likelihood, float32 [n], of targets [n] under what the last layer left, [n, width]."""
@@ -238,14 +238,14 @@ class Decoder:
         return x + y
 
     def _linear(self, x: Tensor, i: int, group: str, layer: Layer, updates: Updates) -> Tensor:
-        linear, update = layer.linear[group], updates.get((i, group))
+        own, update = layer.linear[group], updates.get((i, group))
         if update is None:
-            return F.linear(x, linear.weight, linear.bias)
+            return linear(x, own.weight, own.bias)
         keep = None
         if update.dropout and update.generator is not None:
             keep = torch.empty_like(x).bernoulli_(1 - update.dropout, generator=update.generator)
             keep.div_(1 - update.dropout)
-        return LoraLinear.apply(x, linear.weight, linear.bias, update.a, update.b, update.scale, keep)
+        return LoraLinear.apply(x, own.weight, own.bias, update.a, update.b, update.scale, keep)
 
     # -- tables ----------------------------------------------------------------------------------
 

@@ -21,6 +21,15 @@ from tunesmith.engines.needs import SCORES
 from tunesmith.engines.torch_pack import Block
 
 
+def linear(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+    """x W^T + b of x [tokens, in]. One token alone, as when one text is written, is a vector: torch's products of
+    matrices would take nearly twice as long for it."""
+    if len(x) > 1:
+        return F.linear(x, weight, bias)
+    y = torch.mv(weight, x[0])
+    return (y if bias is None else y.add_(bias))[None]
+
+
 class LoraLinear(Function):
     """y = x W^T + b + scale (drop(x) A^T) B^T.
 
@@ -31,9 +40,12 @@ class LoraLinear(Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None, a: Tensor, b: Tensor,
                 scale: float, keep: Tensor | None) -> Tensor:  # fmt: skip
-        low = (x if keep is None else x * keep) @ a.t()
-        y = F.linear(x, weight, bias)
-        y.addmm_(low, b.t(), alpha=scale)
+        low = linear(x if keep is None else x * keep, a, None)
+        y = linear(x, weight, bias)
+        if len(x) > 1:
+            y.addmm_(low, b.t(), alpha=scale)
+        else:
+            y[0].addmv_(b, low[0], alpha=scale)
         ctx.save_for_backward(x, weight, a, b, low, keep)
         ctx.scale = scale
         return y
