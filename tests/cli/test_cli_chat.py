@@ -195,14 +195,16 @@ def test_a_model_without_a_base_compares_nothing(monkeypatch, capsys, tmp_path):
     assert len(model.seen) == 1
 
 
-def test_keys_pressed_while_an_answer_is_written_do_not_appear_in_it(monkeypatch, tmp_path):
+def test_keys_pressed_while_an_answer_is_written_do_not_appear_in_it_and_are_kept_when_it_is_stopped(
+    monkeypatch, tmp_path
+):
     termios = pytest.importorskip("termios")
     monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path))
     keyboard, terminal = os.openpty()
     echoes = []
 
     def echo():
-        return bool(termios.tcgetattr(terminal)[3] & termios.ECHO)
+        return [bool(termios.tcgetattr(terminal)[3] & flag) for flag in (termios.ECHO, termios.NOFLSH)]
 
     model = Parrot()
     model.answer = lambda messages, on_text, **how: echoes.append(echo()) or "yes"
@@ -211,8 +213,8 @@ def test_keys_pressed_while_an_answer_is_written_do_not_appear_in_it(monkeypatch
     with os.fdopen(terminal) as stdin, os.fdopen(keyboard):
         monkeypatch.setattr("sys.stdin", stdin)
         chat(model)
-        assert echoes == [False]
-        assert echo()
+        assert echoes == [[False, True]]
+        assert echo() == [True, False]
 
 
 def leave():

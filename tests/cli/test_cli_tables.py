@@ -175,7 +175,7 @@ def test_learned_tokens_are_underlined_so_that_they_show_without_colour():
 
 @pytest.mark.parametrize(
     ("seconds", "said"),
-    [(0.44, "0.4 s"), (45, "45 s"), (250, "4 min 10 s"), (3720, "1 h 02 min"), (3599.7, "1 h 00 min")],
+    [(0.44, "0.4 s"), (45, "45 s"), (250, "4 min 10 s"), (725, "12 min"), (3720, "1 h 02 min"), (3599.7, "1 h 00 min")],
 )
 def test_durations_are_written_as_people_say_them(seconds, said):
     assert words.duration(seconds) == said

@@ -403,6 +403,17 @@ def test_a_divided_folder_is_told_however_deep_it_lies(tmp_path, model):
     assert 'test = ["repo/data/v1/test-00000.jsonl"]' in hint
 
 
+def test_too_few_rows_to_measure_with_are_told(tmp_path, model):
+    def told(rows, **split):
+        report = build(settings(tmp_path, pairs(rows), split=split), model)[1]
+        return [f["message"].partition(";")[0] for f in report["findings"]]
+
+    (tmp_path / "own.jsonl").write_text(json.dumps({"prompt": "Who?", "completion": "Nobody"}))
+    few = ["only 1 valid row: hardly enough to choose the best checkpoint with"]
+    assert told(20, valid=["own.jsonl"], test=0) == [*few, "no test rows: nothing to measure the result with"]
+    assert told(100, valid=0.1, test=0.3) == []
+
+
 def test_a_note_on_rows_says_where_the_first_is(tmp_path, model):
     rows = [*pairs(20), {"prompt": "q", "completion": "Dear {{ name }}"}]
     found = [f["message"] for f in build(settings(tmp_path, rows, split=ALL), model)[1]["findings"]]

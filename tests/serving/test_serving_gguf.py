@@ -61,6 +61,13 @@ def test_a_stop_string_ends_it_and_a_seed_repeats_it(client: OpenAI):
     assert drawn[0] == drawn[1] != drawn[2]
 
 
+def test_llama_cpps_own_names_do_not_set_limits_aside(client: OpenAI):
+    asked: dict[str, Any] = {"model": NAME, "prompt": "One, two,", "max_tokens": 2}
+    answer = client.completions.create(**asked, extra_body={"n_predict": 30, "n_keep": 3, "id_slot": 99})
+    assert answer.usage is not None
+    assert answer.usage.completion_tokens == 2
+
+
 def test_an_answer_is_held_to_a_json_schema(client: OpenAI):
     schema = {
         "type": "object",

@@ -22,6 +22,7 @@ class Answers:
     def __init__(self, base: str = "", tuned: str = "", reference: str | None = None, *, writing: str = "") -> None:
         self.texts = {"base": base, "tuned": tuned}
         self.reference, self.writing = reference, writing
+        self.stopped = False
 
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
         if options.max_width < NARROW:
@@ -43,7 +44,7 @@ class Answers:
         text = visible(self.texts[name].strip())
         if self.writing:
             return _End(text + ("▌" if self.writing == name else ""), max(most, 1))
-        return Prose(text) if text else Text("(nothing)", "dim")
+        return Prose(text) if text else Text("(stopped)" if self.stopped else "(nothing)", "dim")
 
 
 class _End:

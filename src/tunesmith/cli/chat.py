@@ -85,7 +85,7 @@ def _say(text: str) -> None:
 @contextlib.contextmanager
 def _no_echo() -> Iterator[None]:
     """Keys that are pressed while an answer is written do not appear in the middle of it; they are the beginning of the
-    next question."""
+    next question, also where Ctrl-C stops it."""
     try:
         import termios
 
@@ -93,7 +93,7 @@ def _no_echo() -> Iterator[None]:
     except (ImportError, OSError):  # Windows, or no real terminal
         yield
         return
-    quiet = [*before[:3], before[3] & ~termios.ECHO, *before[4:]]
+    quiet = [*before[:3], before[3] & ~termios.ECHO | termios.NOFLSH, *before[4:]]
     termios.tcsetattr(sys.stdin, termios.TCSANOW, quiet)
     try:
         yield

@@ -202,6 +202,9 @@ def _compare(ask: Ask, said: list[str]) -> str:
             for name, pieces in (("tuned", said), ("base", list[str]())):
                 shown.writing = name
                 shown.texts[name] = ask(name == "tuned", _into(shown, name, pieces, live))
+    except KeyboardInterrupt:
+        shown.stopped = True
+        raise
     finally:
         shown.writing = ""
         console.print(shown)  # whole, also where it was stopped

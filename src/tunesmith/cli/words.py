@@ -9,15 +9,16 @@ from tunesmith.pages.words import probability as probability
 
 
 def duration(seconds: float) -> str:
-    """0.4 s, 45 s, 4 min 10 s, 1 h 02 min."""
+    """0.4 s, 45 s, 4 min 10 s, 12 min, 1 h 02 min."""
     if seconds < 9.95:
         return f"{seconds:.1f} s"
     whole = round(seconds)
     if whole < 60:
         return f"{whole} s"
-    if whole < 3600:
+    if whole < 600:
         return f"{whole // 60} min {whole % 60:02d} s"
-    return f"{whole // 3600} h {whole % 3600 // 60:02d} min"
+    minutes = round(whole / 60)
+    return f"{minutes} min" if minutes < 60 else f"{minutes // 60} h {minutes % 60:02d} min"
 
 
 def rate(value: float) -> str:

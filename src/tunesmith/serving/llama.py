@@ -14,11 +14,14 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from tunesmith.serving.backend import SECONDS_TO_RETRY, STREAM_HEADERS
 from tunesmith.serving.refusal import Refusal, too_many
 from tunesmith.serving.reply import DONE, Form
-from tunesmith.serving.request import Wanted, read_messages, read_prompt
+from tunesmith.serving.request import LLAMA_HAS, Wanted, read_messages, read_prompt
 from tunesmith.serving.scheduler import LONGEST_SECONDS, STOPPING_SECONDS
 
-_OURS = ("model", "messages", "prompt", "max_completion_tokens", "n", "best_of", "stop", "store", "metadata", "user")
-"""What is not passed on as it came."""
+_PASSED = LLAMA_HAS | {
+    "stream", "stream_options", "logprobs", "top_logprobs", "tools", "tool_choice", "parallel_tool_calls",
+    "response_format",
+}  # fmt: skip
+"""What is passed on as it came. Names of llama.cpp's own are not: n_predict would set max_tokens aside."""
 
 
 class Llama:
@@ -57,7 +60,7 @@ class Llama:
             raise Refusal(503, "the server is about to stop; start it again", code="stopping")
         if self._asked >= self._at_once + self._waiting:
             raise too_many(f"as many wait here as may; ask again in {SECONDS_TO_RETRY} seconds", SECONDS_TO_RETRY)
-        passed = {name: value for name, value in body.items() if name not in _OURS and value is not None}
+        passed = {name: value for name, value in body.items() if name in _PASSED and value is not None}
         passed |= {"model": wanted.model, "temperature": wanted.temperature, "top_p": wanted.top_p,
                    "seed": wanted.seed % (2**32 - 1), "stop": wanted.stop,
                    "top_k": body.get("top_k") or 0, "min_p": body.get("min_p") or 0}  # fmt: skip
@@ -169,6 +172,11 @@ def _refusal(status: int, body: bytes) -> Refusal:
     except (ValueError, KeyError, TypeError):
         said, kind = body.decode("utf-8", "replace")[:200], ""
     if "exceed_context" in kind:
-        return Refusal(400, f"the prompt is too long: {said}", param="messages", code="context_length_exceeded")
+        return Refusal(
+            400,
+            f"the prompt is too long: {said}; send less, or give serve a larger --context",
+            param="messages",
+            code="context_length_exceeded",
+        )
     known = status if 400 <= status < 500 else 502
     return Refusal(known, f"llama.cpp refuses this: {said}", code=kind or None)

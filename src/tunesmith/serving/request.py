@@ -25,7 +25,7 @@ _NEUTRAL: dict[str, tuple[Any, ...]] = {
 }  # fmt: skip
 """Parameters that would change the answer and that we do not have, with the values that change nothing."""
 _UNABLE = {"n": "one answer is given to a request; leave n out, and ask as often as you want answers"}
-_LLAMA_HAS = {
+LLAMA_HAS = {
     "frequency_penalty", "presence_penalty", "logit_bias", "top_k", "min_p", "typical_p", "repeat_penalty", "mirostat",
     "grammar", "ignore_eos",
 }  # fmt: skip
@@ -89,7 +89,7 @@ def read_wanted(body: Mapping[str, Any], *, by_llama: bool = False) -> Wanted:
 def _refuse_unable(body: Mapping[str, Any], by_llama: bool) -> None:
     for name, neutral in _NEUTRAL.items():
         value = body.get(name)
-        if value is None or value in neutral or (by_llama and name in _LLAMA_HAS):
+        if value is None or value in neutral or (by_llama and name in LLAMA_HAS):
             continue
         raise _unsupported(name, _UNABLE.get(name, f"{name} is not supported here; leave it out"))
     kind = _kind(body.get("response_format"))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -80,7 +81,10 @@ def affordable(work: Work, longest: int) -> tuple[EvaluateSettings, str]:
     if not losses:
         raise OutOfMemory(f'{room.lacking}; add "loss" to evaluate.tasks, which takes less, or choose a smaller model')
     less = {"tasks": losses, "forgetting": False, "retrieval": 0}
-    return settings.model_copy(update=less), f"{room.lacking}: not measured are {', '.join(asked)}"
+    return settings.model_copy(update=less), (
+        f"{room.lacking}: not measured are {', '.join(asked)}; where more memory is free, "
+        f"tunesmith evaluate {shlex.quote(str(work.folder.path))} --fresh measures all"
+    )
 
 
 def _asks(settings: EvaluateSettings) -> bool:

@@ -23,10 +23,13 @@ def clock(seconds: float) -> str:
 
 
 def duration(seconds: float, t: Words) -> str:
-    """45 s, 4 min 10 s, 1 h 02 min; 45 秒, 4 分 10 秒, 1 小时 02 分."""
+    """45 s, 4 min 10 s, 12 min, 1 h 02 min; 45 秒, 4 分 10 秒, 12 分钟, 1 小时 02 分."""
     whole = max(0, round(seconds))
     if whole < 60:
         return t("numbers.seconds", s=whole)
-    if whole < 3600:
+    if whole < 600:
         return t("numbers.minutes", m=whole // 60, s=whole % 60)
-    return t("numbers.hours", h=whole // 3600, m=whole % 3600 // 60)
+    minutes = round(whole / 60)
+    if minutes < 60:
+        return t("numbers.whole_minutes", m=minutes)
+    return t("numbers.hours", h=minutes // 60, m=minutes % 60)

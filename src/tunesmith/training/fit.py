@@ -169,7 +169,7 @@ def examine(job: Job, stop: Callable[[], bool], stage: str) -> Generator[Progres
         answer.close()
     if not isinstance(trial, Trial):
         return _too_much(job, fit)
-    fit = replace(fit, trial=trial, seconds=_seconds(job, trial))
+    fit = replace(fit, trial=trial, seconds=float(f"{_seconds(job, trial):.2g}"))  # one step tells no more
     return replace(fit, **_proposal(job, fit.limit, fit.largest_buffer)) if fit.lacking else fit
 
 
