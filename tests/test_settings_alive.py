@@ -16,6 +16,7 @@ from tunesmith.run import RunFolder
 from tunesmith.settings import every_field, make_recipe
 
 CHANGES: dict[str, Any] = {
+    "cluster.address": "127.0.0.1:1",
     "model.name": "starter-that-is-not-there",
     "model.engine": "mlx",
     "model.precision": "bf16",

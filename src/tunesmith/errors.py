@@ -9,6 +9,7 @@
     │   └── OutOfMemory         … because it does not fit
     ├── TrainingError           training cannot go on (NaN, divergence, other settings)
     ├── TrackerError            a tracker is not installed or does not answer
+    ├── ClusterError            a cluster does not answer, or its nodes are not alike
     ├── RunError                a run folder is missing, locked or of another recipe
     ├── ServingError            an address cannot be served on, or not safely
     └── StorageError            the disk is full or cannot be written
@@ -55,6 +56,10 @@ class TrainingError(TunesmithError):
 
 class TrackerError(TunesmithError):
     """A tracker is not installed, or does not answer."""
+
+
+class ClusterError(TunesmithError):
+    """A cluster does not answer, or its nodes are not alike."""
 
 
 class RunError(TunesmithError):

@@ -17,6 +17,7 @@ from typing import IO, Any
 import numpy as np
 
 from tunesmith import files
+from tunesmith.cluster import Cluster
 from tunesmith.dataset import decide, divided, similar
 from tunesmith.dataset.boilerplate import Edges
 from tunesmith.dataset.digest import Digest, Encoding, Work, chat_format, digest, tokenize
@@ -30,20 +31,24 @@ from tunesmith.settings import DataSettings, SourceTable
 from tunesmith.sources.document import Document, Unread
 from tunesmith.sources.example import Example, Origin
 from tunesmith.sources.quarantine import Quarantined
-from tunesmith.sources.read import Item, paths_of, read_source
+from tunesmith.sources.read import Item, paths_of, read_later_of, read_source
 from tunesmith.sources.rows import Block
 
 OnFetch = Callable[[str, int, int], None]
 
 
-def prepare(data: DataSettings, model: Path, folder: Path, *, workers: int | None = None) -> Iterator[Progress]:
+def prepare(
+    data: DataSettings, model: Path, folder: Path, *, workers: int | None = None, cluster: str = ""
+) -> Iterator[Progress]:
     """Read, clean, divide and tokenize everything that the settings name, into ``folder``: {train, valid,
     test}.jsonl, tokens/, removed.jsonl, quarantine.jsonl, cut.jsonl, preferences.jsonl, report.json. All of it
-    appears at once, or nothing. ``model`` is the folder of the model that will learn from it.
+    appears at once, or nothing. ``model`` is the folder of the model that will learn from it. ``cluster`` is the
+    address of one whose nodes do the work; the same files come out.
 
-    That nothing is left to train on is an error in the report. Raises `SourceError` when a source is not there.
+    That nothing is left to train on is an error in the report. Raises `SourceError` when a source is not there,
+    `ClusterError` for a cluster that cannot be used.
     """
-    with Pool(workers) as pool:
+    with Cluster(cluster, _needs(data, model)) if cluster else Pool(workers) as pool:
         if _is_large(data):
             pool.begin()
         chat_format(model)  # a model that cannot be read is said before anything is
@@ -53,6 +58,12 @@ def prepare(data: DataSettings, model: Path, folder: Path, *, workers: int | Non
                 yield from _Preparing(data, model, target, scratch, pool).run()
             finally:
                 shutil.rmtree(scratch, ignore_errors=True)
+
+
+def _needs(data: DataSettings, model: Path) -> list[Path]:
+    """Files that whoever reads and tokenizes rows must have: the model's, and documents."""
+    documents = (path for source, _ in named_sources(data) for path in read_later_of(source, Path(data.folder)))
+    return [*sorted(path for path in model.iterdir() if path.is_file()), *documents]
 
 
 def _is_large(data: DataSettings) -> bool:
@@ -101,7 +112,7 @@ def source_files(data: DataSettings, on_progress: OnFetch | None = None) -> Iter
 class _Preparing:
     """One call of `prepare`."""
 
-    def __init__(self, data: DataSettings, model: Path, target: Path, scratch: Path, pool: Pool) -> None:
+    def __init__(self, data: DataSettings, model: Path, target: Path, scratch: Path, pool: Pool | Cluster) -> None:
         self.data, self.model, self.target, self.scratch, self.pool = data, model, target, scratch, pool
         self.sources = named_sources(data)
         self.tally = Tally([Account(source.path) for source, _ in self.sources])

@@ -10,6 +10,7 @@ from typing import Any
 from pydantic import ValidationError
 
 from tunesmith.errors import RecipeError
+from tunesmith.settings.cluster import ClusterSettings
 from tunesmith.settings.data import DataSettings, ModelSettings
 from tunesmith.settings.evaluate import EvaluateSettings
 from tunesmith.settings.export import ExportSettings
@@ -28,6 +29,7 @@ class Recipe(Section):
     train: TrainSettings = TrainSettings()
     evaluate: EvaluateSettings = EvaluateSettings()
     export: ExportSettings = ExportSettings()
+    cluster: ClusterSettings = ClusterSettings()
 
     def folder(self) -> Path:
         """Where the paths of sources and tasks start."""

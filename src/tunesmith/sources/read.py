@@ -62,6 +62,16 @@ def paths_of(source: SourceTable, start: Path, on_progress: OnProgress | None = 
         yield from (p for p in beside if p not in files and p.is_file())
 
 
+def read_later_of(source: SourceTable, start: Path) -> Iterator[Path]:
+    """Those of its files that are read by whoever divides them, perhaps on another machine; of all others the rows are
+    handed over."""
+    if source.kind not in ("auto", "documents", "blog-index"):
+        return
+    for path in paths_of(source, start):
+        if source.kind != "auto" or path.suffix.lower() not in (*ROWS, *tables.TABLES):
+            yield path
+
+
 def _place(source: SourceTable, start: Path, on_progress: OnProgress | None = None) -> tuple[Path, str]:
     """The path that a source names, and the entry of a registry behind "#", if it is one."""
     if is_hub(source.path):

@@ -46,7 +46,7 @@ def check(recipe: Recipe, rows: int = 3, show: Notify = lambda _: None) -> Check
     refuse_bad_tasks(work)
     with tempfile.TemporaryDirectory(prefix="tunesmith-") as scratch:
         dataset = Path(scratch) / "dataset"
-        for progress in prepare.prepare(recipe.data, work.model.folder, dataset):
+        for progress in prepare.prepare(recipe.data, work.model.folder, dataset, cluster=recipe.cluster.address):
             show(progress)
         tokens, read = prepare.tokens(dataset, "train"), list(islice(prepare.read(dataset, "train"), rows))
         shown = [_sample(work.chat, read[row], *tokens[i]) for i, row in enumerate(tokens.rows[:rows])]

@@ -162,7 +162,7 @@ class Work:
         if self.recipe.teacher.is_set:
             self.need("teach", "taught")
         data = teaching.with_taught(self.folder, self.recipe).data
-        yield from prepare(data, self.model.folder, self.folder.dataset)
+        yield from prepare(data, self.model.folder, self.folder.dataset, cluster=self.recipe.cluster.address)
         self.folder.update_manifest(model={"name": self.model.name, "sha256": self.model.hash})
         found = report(self.folder)
         grave = [finding["message"] for finding in found["findings"] if finding["severity"] != "note"]
