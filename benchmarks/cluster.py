@@ -10,6 +10,7 @@ killed (SIGKILL to all of its processes) at random moments and another takes its
 from __future__ import annotations
 
 import argparse
+import contextlib
 import hashlib
 import os
 import random
@@ -69,12 +70,13 @@ def on_cluster(data: Any, model: Path, out: Path, kills: int, within: float) -> 
                 return
             cluster.remove_node(nodes[number % 2], allow_graceful=False)
             killed.append(moment)
-            nodes[number % 2] = cluster.add_node(num_cpus=1)
+            with contextlib.suppress(Exception):  # the work is over, and its cluster goes
+                nodes[number % 2] = cluster.add_node(num_cpus=1)
 
     killer = threading.Thread(target=kill)
     try:
         killer.start()
-        made(data, model, out, cluster.address)
+        made(data, model, out, str(cluster.address))
     finally:
         over.set()
         killer.join()

@@ -22,7 +22,10 @@ def three_nodes() -> Iterator[tuple[str, list]]:
     try:
         others = [cluster.add_node(num_cpus=1, wait=False) for _ in range(2)]
         cluster.wait_for_nodes(SECONDS_TO_START)
-        yield cluster.address, [lambda node=node: cluster.remove_node(node, allow_graceful=False) for node in others]
+        yield (
+            str(cluster.address),
+            [lambda node=node: cluster.remove_node(node, allow_graceful=False) for node in others],
+        )
     finally:
         del os.environ["PYTHONPATH"]
         cluster.shutdown()

@@ -8,6 +8,7 @@ is looked at before anything begins.
 from __future__ import annotations
 
 import contextlib
+import importlib
 import os
 import platform
 import socket
@@ -127,6 +128,9 @@ def _connected(address: str) -> Any:
         import ray
     except ImportError:
         raise ClusterError('Ray is not installed here; install it with: pip install "tunesmith[cluster]"') from None
+    # When a node is lost, Ray prints the last lines of its log into whatever a command prints, and has no setting
+    # against it; what that means for the work is told by a sentence of ours.
+    vars(importlib.import_module("ray._private.worker"))["print_to_stdstream"] = _unheard
     quiet: dict[str, Any] = {"logging_level": "ERROR", "log_to_driver": False}
     try:
         if address == LOCAL:
@@ -138,6 +142,10 @@ def _connected(address: str) -> Any:
         said = str(error).strip().partition("\n")[0]
         raise ClusterError(f"the cluster {address} cannot be used ({said})") from None
     return ray
+
+
+def _unheard(*_: Any, **__: Any) -> None:
+    pass
 
 
 def _refuse_silent(address: str) -> None:
