@@ -173,14 +173,19 @@ class RunFolder:
             os.close(handle)  # which also unlocks; the kernel does so when the process is killed
 
 
-def _machine() -> dict[str, Any]:
-    versions = {}
+def versions() -> dict[str, str]:
+    """Of what decides a run's numbers."""
+    found = {}
     for package in ("tunesmith", "torch", "mlx", "tokenizers", "numpy"):
         try:
-            versions[package] = metadata.version(package)
+            found[package] = metadata.version(package)
         except metadata.PackageNotFoundError:
             continue
+    return found
+
+
+def _machine() -> dict[str, Any]:
     return {
-        "versions": versions,
+        "versions": versions(),
         "machine": {"system": platform.platform(), "python": platform.python_version(), "cores": os.cpu_count()},
     }

@@ -65,7 +65,9 @@ class MlxRanks:
 
 def _addresses() -> str:
     try:
-        return ", ".join(address for node in json.loads(Path(os.environ["MLX_HOSTFILE"]).read_text()) for address in node)
+        return ", ".join(
+            address for node in json.loads(Path(os.environ["MLX_HOSTFILE"]).read_text()) for address in node
+        )
     except (KeyError, OSError, ValueError):
         return "any address: there is no MLX_HOSTFILE"
 

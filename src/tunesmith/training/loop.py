@@ -274,7 +274,8 @@ def mean_loss(engine: Engine, rows: Tokens, batch: int, *, prefix: Prefix | None
 
 
 def row_losses(engine: Engine, rows: Tokens, batch: int, *, adapter: bool = True, prefix: Prefix | None = None,
-               share: list[int] | None = None, on_rows: Callable[[int], None] = lambda _: None) -> tuple[np.ndarray, np.ndarray]:  # fmt: skip
+               share: list[int] | None = None,
+               on_rows: Callable[[int], None] = lambda _: None) -> tuple[np.ndarray, np.ndarray]:  # fmt: skip
     """Summed negative log-likelihood (float64 [rows], nats) and learned tokens (int64 [rows]) of each, or of a
     ``share`` of them, where the others stay zero; ``on_rows`` is told how many rows are done."""
     losses, counts, done = np.zeros(len(rows)), np.zeros(len(rows), np.int64), 0
