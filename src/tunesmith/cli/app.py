@@ -34,6 +34,7 @@ HostFile = Annotated[Path | None, Parameter(help="Train on the hosts of this fil
 Here = Annotated[str | None, Parameter(help="The host of that file that this machine is; the first without this.")]
 Port = Parameter(validator=validators.Number(gte=0, lte=65535))
 Json = Annotated[bool, Parameter(help="Print one JSON object instead of tables.")]
+ALONE = Where()
 STAGES = ("teach", "prepare", "train", "evaluate", "export")
 WITH_SETTINGS = ("run", "teach", "prepare", "train", "evaluate", "check", "sweep")
 
@@ -160,7 +161,7 @@ def _stages(
     run: Path | None,
     fresh: bool,
     as_json: bool,
-    where: Where = Where(),
+    where: Where = ALONE,
 ) -> None:
     overrides = parse_settings(settings, stages[0] if len(stages) == 1 else "run")
     from tunesmith.cli import work

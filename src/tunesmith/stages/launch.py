@@ -61,7 +61,7 @@ def carry_out(
         yield from launched.progress(stop)
     finally:
         launched.end()
-    if launched.status and not launched.told:
+    if not launched.finished and launched.status and (not launched.told or launched.sentences()):
         raise _failure(launched, hosts)
     return launched.finished
 
