@@ -62,7 +62,7 @@ def run_stages(
         folder, resolved = open_run(recipe, run, overrides)
         hosts = where.hosts()
         if hosts is not None and not hosts.first:
-            _take_part(folder, hosts, console)
+            _take_part(folder, resolved, hosts, console)
             return
         drive(folder, resolved, console, stages=stages, fresh=fresh, hosts=hosts)
         outcome = _outcome(folder, stages)
@@ -72,12 +72,12 @@ def run_stages(
         print_json(outcome)
 
 
-def _take_part(folder: RunFolder, hosts: Hosts, console: Console) -> None:
+def _take_part(folder: RunFolder, recipe: Recipe, hosts: Hosts, console: Console) -> None:
     """Train on this host what another one shows and keeps."""
     from tunesmith.stages import take_part
 
     with View(console) as view, two_interrupts(view.stop_soon) as stop:
-        for progress in take_part(folder, hosts, stop):
+        for progress in take_part(folder, recipe, hosts, stop):
             view.show(progress)
 
 

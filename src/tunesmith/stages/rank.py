@@ -33,7 +33,8 @@ def main(run: str, engine: Any, parent: str) -> int:
         ranks = join_ranks(engine)
         stop = _Stop(int(parent), asked) if ranks.rank == 0 else lambda: bool(asked)
         work = _meet(ranks, RunFolder(Path(run)), stop)
-        for progress in learn(work):
+        inputs = ranks.share(work.folder.manifest().get("training", "").encode())  # the first host knows the sources
+        for progress in learn(work, inputs.decode()):
             if ranks.rank == 0:
                 _send(out, progress.to_json())
         ranks.leave()
@@ -88,7 +89,7 @@ def _meet(ranks: Ranks, folder: RunFolder, stop: Any) -> Work:
     try:
         work = Work(folder, folder.recipe(), stop, lambda _: None, ranks=ranks)
         facts |= _facts(work)
-    except (TunesmithError, OSError, KeyError) as error:
+    except (TunesmithError, OSError) as error:
         facts["error"] = str(error)
     everyone = [json.loads(data) for data in ranks.gather(json.dumps(facts).encode())]
     check_same(everyone)
@@ -102,7 +103,7 @@ def _facts(work: Work) -> dict[str, str]:
     paths = sorted(p for p in dataset.iterdir() if p.suffix in (".tokens", ".places"))
     asked = [recipe.train.model_dump(mode="json"), recipe.model.model_dump(mode="json", exclude={"name"})]
     return {
-        "recipe": files.value_hash([work.folder.manifest()["training"], asked])[:12],
+        "recipe": files.value_hash(asked)[:12],
         "dataset": files.value_hash([[p.name, files.file_hash(p)] for p in paths])[:12],
         f"model {recipe.model.name}": work.model.hash[:12],
         **{name: version for name, version in versions().items() if name in ("tunesmith", "torch", "mlx", "numpy")},

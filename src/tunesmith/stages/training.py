@@ -7,9 +7,10 @@ from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING
 
 from tunesmith import files
-from tunesmith.errors import RanksLost, TrainingError
+from tunesmith.errors import RanksLost, RunError, TrainingError
 from tunesmith.progress import Progress
 from tunesmith.run import RunFolder
+from tunesmith.settings import Recipe
 from tunesmith.stages import fitting, launch
 from tunesmith.stages.hosts import Hosts
 
@@ -25,30 +26,33 @@ def train(work: Work) -> Iterator[Progress]:
         return
     work.folder.update_manifest(training=work.inputs("train"))
     if work.hosts is None:
-        yield from learn(work)
+        yield from learn(work, work.inputs("train"))
     else:
         work.stopped = not (yield from launch.carry_out(work.hosts, work.folder, work.recipe.model, work.stop))
 
 
-def take_part(folder: RunFolder, hosts: Hosts, stop: Callable[[], bool]) -> Iterator[Progress]:
+def take_part(folder: RunFolder, recipe: Recipe, hosts: Hosts, stop: Callable[[], bool]) -> Iterator[Progress]:
     """Train on a host that is not the first of them, which has the terminal and writes. Raises `RunError` when the
     run is not here."""
-    recipe = folder.recipe()
+    if not folder.exists:
+        raise RunError(f"{folder} is not on this host; copy it from {hosts.names[0]} once it is prepared there")
+    folder.save_recipe(fitting.as_fitted(folder, recipe))
     yield Progress("stage", stage="train")
     what = f"{hosts.processes} of the processes train here; {hosts.names[0]} says how far they are"
     yield Progress("note", stage="train", message=what)
     yield from launch.carry_out(hosts, folder, recipe.model, stop)
 
 
-def learn(work: Work) -> Iterator[Progress]:
-    """Train in this process, which may be one of several ranks: then the first one writes."""
+def learn(work: Work, inputs: str) -> Iterator[Progress]:
+    """Train in this process, which may be one of several ranks: then the first one writes. ``inputs``: the hash of
+    what the training depends on."""
     from tunesmith.dataset.prepare import tokens
     from tunesmith.training.checkpoints import Checkpoints, adapter_config
     from tunesmith.training.guard import Guard
     from tunesmith.training.loop import Loop, Rows, passes
 
     first = work.ranks.rank == 0
-    checkpoints = Checkpoints(work.folder.checkpoints, work.folder.manifest()["training"])
+    checkpoints = Checkpoints(work.folder.checkpoints, inputs)
     train, valid = tokens(work.folder.dataset, "train"), tokens(work.folder.dataset, "valid")
     engine, prefix = yield from work.prefixed("train", lambda: passes(train, valid, work.recipe.train))
     if work.stopped:
