@@ -121,7 +121,7 @@ def main() -> None:
         killed = finish(recipe, place / "killed", asked.processes)
         from tunesmith.run import RunFolder
 
-        recorded = [e.step for e in RunFolder(place / "killed").events() if e.event == "step"]
+        recorded = [e.step for e in RunFolder(place / "killed").events() if e.event == "step" and e.step]
         print(f"\nsteps recorded once each: {recorded == sorted(set(recorded)) == list(range(1, len(recorded) + 1))}")
         for name, other in (("several undisturbed", whole), ("one undisturbed", alone)):
             print(f"largest difference from {name}: {max(float(abs(killed[k] - other[k]).max()) for k in other):.1e}")

@@ -18,9 +18,10 @@ from tunesmith import stages
 from tunesmith.errors import EngineError, RecipeError, RunError, TrainingError
 from tunesmith.progress import Progress
 from tunesmith.run import RunFolder
-from tunesmith.stages import launch
+from tunesmith.stages import fitting, launch
 from tunesmith.stages.hosts import Hosts, on_this_machine, read_hosts
 from tunesmith.stages.rank import check_same
+from tunesmith.stages.work import Work
 
 RECIPE = """
 [train]
@@ -47,6 +48,15 @@ def one_core_each() -> Iterator[None]:
 def recipe(tmp_path: Path, tiny_model: Path) -> Path:
     write_rows(tmp_path / "rows.jsonl", 60)
     return write_recipe(tmp_path / "sums.toml", tiny_model, RECIPE)
+
+
+def test_several_processes_each_need_memory_for_their_share_of_a_batch(recipe):
+    folder, made = stages.open_run(recipe, recipe.parent / "run")
+    list(stages.run(folder, made, stages=("prepare",)))
+    for processes, rows in ((1, 4), (2, 2), (3, 2)):
+        work = Work(folder, made, lambda: False, lambda _: None, on_this_machine(processes))
+        job = fitting.job_of(work, folder.dataset)
+        assert (len(job.rows), job.processes) == (rows, processes)
 
 
 def train(recipe: Path, run: str, processes: int = 1, kill_at: int = 0, **overrides: object) -> list[Progress]:

@@ -80,10 +80,11 @@ def device_limits(name: Literal["torch", "mlx"]) -> tuple[int | None, int | None
         return torch.cuda.mem_get_info()[0] + torch.cuda.memory_reserved(), None  # what this process has, it may use
 
 
-def memory_limits(name: Literal["torch", "mlx"], available: int) -> tuple[int, int | None]:
-    """Bytes that an engine may use of those ``available``, and that one buffer may have, where that is limited."""
+def memory_limits(name: Literal["torch", "mlx"], available: int, processes: int = 1) -> tuple[int, int | None]:
+    """Bytes that an engine may use of those ``available``, which ``processes`` share, and that one buffer may have,
+    where that is limited."""
     memory, largest = device_limits(name)
-    shared = available if memory is None else min(available, memory)
+    shared = (available if memory is None else min(available, memory)) // processes
     return memory if name == "torch" and memory is not None else shared, largest  # a card of its own has its own memory
 
 
