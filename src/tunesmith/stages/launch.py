@@ -56,7 +56,7 @@ def carry_out(
             message=f"waiting for the other hosts: start the same command there, where {folder} must be too, with its "
             f"name behind it ({others})",
         )
-    launched = _Launched(line, folder.path / LOG, _environment(hosts, engine, model))
+    launched = _Launched(line, folder, _environment(hosts, engine, model))
     try:
         yield from launched.progress(stop)
     finally:
@@ -124,14 +124,17 @@ def _environment(hosts: Hosts, engine: Literal["torch", "mlx"], model: ModelSett
 class _Launched:
     """A launcher and its processes. ``told``: they were asked to stop; ``status``: of the launcher, when it ended."""
 
-    def __init__(self, line: list[str], log: Path, environment: dict[str, str]) -> None:
-        self.log, self.finished, self.told, self.status = log, False, False, None
-        with log.open("ab") as said:
+    def __init__(self, line: list[str], folder: RunFolder, environment: dict[str, str]) -> None:
+        self.log, self.finished, self.told, self.status = folder.path / LOG, False, False, None
+        # Where we are killed they still save what they have: until then nobody else may begin.
+        lock = () if folder.lock_handle is None else (folder.lock_handle,)
+        with self.log.open("ab") as said:
             self._start = said.tell()
             # Ctrl-C in a terminal goes to a whole group: in one of its own they hear it once, from us.
             self._process = subprocess.Popen(
-                line, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=said, env=environment, process_group=0
-            )
+                line, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=said, env=environment, process_group=0,
+                pass_fds=lock,
+            )  # fmt: skip
 
     def progress(self, stop: Callable[[], bool]) -> Iterator[Progress]:
         """What the first rank says, until all have ended."""

@@ -36,7 +36,7 @@ def main(run: str, engine: Any, parent: str) -> int:
         inputs = ranks.share(work.folder.manifest().get("training", "").encode())  # the first host knows the sources
         for progress in learn(work, inputs.decode()):
             if ranks.rank == 0:
-                _send(out, progress.to_json())
+                _send(out, work.folder.record(progress).to_json())  # here: whoever reads it may be killed
         ranks.leave()
         if ranks.rank == 0 and not work.stopped:
             _send(out, json.dumps({"event": "end", "stage": "train"}))

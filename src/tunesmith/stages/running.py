@@ -85,7 +85,7 @@ def run(folder: RunFolder, recipe: Recipe, *, stages: tuple[str, ...] = STAGES, 
                 continue  # a training must not end in an error for that
             try:
                 for progress in work.stage(stage, fresh or (stages == ("export",) and work.hands_over)):
-                    yield from feed.follow(folder.record(progress))
+                    yield from feed.follow(progress if progress.time else folder.record(progress))
                     if stage not in ("teach", "train") and stop():
                         return  # these stop by themselves, at a reply or a step; the other stages lose nothing
             except Stopped:
