@@ -6,7 +6,8 @@
     ├── ModelError              a model cannot be found, read or trusted
     ├── TeacherError            a teacher cannot be reached, paid or used
     ├── EngineError             this machine cannot run what was asked
-    │   └── OutOfMemory         … because it does not fit
+    │   ├── OutOfMemory         … because it does not fit
+    │   └── RanksLost           … because a process that trains with this one has ended
     ├── TrainingError           training cannot go on (NaN, divergence, other settings)
     ├── TrackerError            a tracker is not installed or does not answer
     ├── ClusterError            a cluster does not answer, or its nodes are not alike
@@ -48,6 +49,10 @@ class EngineError(TunesmithError):
 
 class OutOfMemory(EngineError):
     """The work does not fit into this machine's memory."""
+
+
+class RanksLost(EngineError):
+    """Another process of the same training has ended."""
 
 
 class TrainingError(TunesmithError):

@@ -42,6 +42,8 @@ class RunFolder:
         self._recipe = path / "recipe.toml"
         self._manifest = path / "manifest.json"
         self._progress = path / "progress.jsonl"
+        self.lock_handle: int | None = None
+        """Of the open lock file: a process that inherits it keeps the run locked when this one is killed."""
 
     def __str__(self) -> str:
         return str(self.path)
@@ -165,22 +167,29 @@ class RunFolder:
                 files.remove_leftovers(folder)
             for folder in (self.adapter, self.dataset):
                 files.recover_folder(folder)
+            self.lock_handle = handle
             try:
                 yield
             finally:
+                self.lock_handle = None
                 os.truncate(handle, 0)  # whoever is killed leaves its record: that is how one knows
         finally:
             os.close(handle)  # which also unlocks; the kernel does so when the process is killed
 
 
-def _machine() -> dict[str, Any]:
-    versions = {}
+def versions() -> dict[str, str]:
+    """Of what decides a run's numbers."""
+    found = {}
     for package in ("tunesmith", "torch", "mlx", "tokenizers", "numpy"):
         try:
-            versions[package] = metadata.version(package)
+            found[package] = metadata.version(package)
         except metadata.PackageNotFoundError:
             continue
+    return found
+
+
+def _machine() -> dict[str, Any]:
     return {
-        "versions": versions,
+        "versions": versions(),
         "machine": {"system": platform.platform(), "python": platform.python_version(), "cores": os.cpu_count()},
     }

@@ -66,6 +66,15 @@ def test_the_top_layers_of_a_7b_need_what_was_measured() -> None:
     assert needs(SEVEN_B, training(streamed=False)).weights > 13 * GB
 
 
+def test_processes_share_the_memory_of_a_machine_and_have_cards_of_their_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(choose, "device_limits", lambda name: (None, None))
+    one = job()
+    two = replace(one, processes=2)
+    assert estimate(two, AIR).limit == AIR.available // 2
+    monkeypatch.setattr(choose, "device_limits", lambda name: (24 * GB, None))
+    assert estimate(two, AIR).limit == 24 * GB, "each process has a card of its own"
+
+
 @pytest.mark.parametrize("engine", ["torch", "mlx"])
 @pytest.mark.parametrize(
     "less",

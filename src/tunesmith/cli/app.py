@@ -15,6 +15,7 @@ from rich.text import Text
 from tunesmith.cli.console import standard_error, standard_output
 from tunesmith.cli.flags import parse_settings, settings_help, settings_last
 from tunesmith.cli.init import Like
+from tunesmith.cli.where import Where
 
 Target = Literal["gguf", "lora", "merged", "mlx", "mlx-lora", "ollama", "lmstudio"]
 Tracker = Literal["tensorboard", "trackio", "wandb"]
@@ -26,8 +27,14 @@ Fresh = Annotated[bool, Parameter(help="Do it again from the start, even if noth
 Fit = Annotated[bool, Parameter(help="Where it does not fit into memory, take the settings that do.")]
 Count = Annotated[int, Parameter(validator=validators.Number(gte=0))]
 OneOrMore = Parameter(validator=validators.Number(gte=1))
+Processes = Annotated[
+    int, OneOrMore, Parameter(help="Train in so many processes of this machine, such as one for each card.")
+]
+HostFile = Annotated[Path | None, Parameter(help="Train on the hosts of this file: a name on each line, and slots=N.")]
+Here = Annotated[str | None, Parameter(help="The host of that file that this machine is; the first without this.")]
 Port = Parameter(validator=validators.Number(gte=0, lte=65535))
 Json = Annotated[bool, Parameter(help="Print one JSON object instead of tables.")]
+ALONE = Where()
 STAGES = ("teach", "prepare", "train", "evaluate", "export")
 WITH_SETTINGS = ("run", "teach", "prepare", "train", "evaluate", "check", "sweep")
 
@@ -91,10 +98,10 @@ def init(name: Path, /, *, like: Like | None = None) -> None:
 @app.command(sort_key=2)
 def run(
     recipe: RecipeOrRun, /, *settings: Setting, run: RunPath = None, fresh: Fresh = False, fit: Fit = False,
-    json: Json = False,
+    processes: Processes = 1, hosts: HostFile = None, here: Here = None, json: Json = False,
 ) -> None:  # fmt: skip
     """Every stage: teach where there is a teacher, prepare, train, evaluate, export. Started again, it continues."""
-    _stages(STAGES, recipe, _with_fit(settings, fit), run, fresh, json)
+    _stages(STAGES, recipe, _with_fit(settings, fit), run, fresh, json, Where(processes, hosts, here))
 
 
 @app.command(sort_key=3)
@@ -129,10 +136,10 @@ def prepare(
 @app.command(sort_key=4)
 def train(
     recipe: RecipeOrRun, /, *settings: Setting, run: RunPath = None, fresh: Fresh = False, fit: Fit = False,
-    json: Json = False,
+    processes: Processes = 1, hosts: HostFile = None, here: Here = None, json: Json = False,
 ) -> None:  # fmt: skip
     """One stage: train the adapter on the prepared rows."""
-    _stages(("train",), recipe, _with_fit(settings, fit), run, fresh, json)
+    _stages(("train",), recipe, _with_fit(settings, fit), run, fresh, json, Where(processes, hosts, here))
 
 
 @app.command(sort_key=5)
@@ -154,11 +161,12 @@ def _stages(
     run: Path | None,
     fresh: bool,
     as_json: bool,
+    where: Where = ALONE,
 ) -> None:
     overrides = parse_settings(settings, stages[0] if len(stages) == 1 else "run")
     from tunesmith.cli import work
 
-    work.run_stages(recipe, run, overrides, stages=stages, fresh=fresh, as_json=as_json)
+    work.run_stages(recipe, run, overrides, stages=stages, fresh=fresh, as_json=as_json, where=where)
 
 
 @app.command(sort_key=6)

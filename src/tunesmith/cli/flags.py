@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     from rich.console import RenderableType
 
 STAGE_FLAGS = ("--run", "--fresh", "--json", "--help")
-FIT_FLAGS = (*STAGE_FLAGS, "--fit")
+FIT_FLAGS = (*STAGE_FLAGS, "--fit", "--processes", "--hosts", "--here")
 CHECK_FLAGS = ("--rows", "--html", "--json", "--help")
 TEACH_FLAGS = (*STAGE_FLAGS, "--dry-run")
 SWEEP_FLAGS = ("--run", "--parallel", "--json", "--help")

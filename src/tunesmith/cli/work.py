@@ -24,6 +24,7 @@ from tunesmith.cli.proof_table import proof_table
 from tunesmith.cli.tables import report_table, side_by_side, token_legend, token_rows
 from tunesmith.cli.teaching import taught_table
 from tunesmith.cli.view import View
+from tunesmith.cli.where import Where
 from tunesmith.errors import CheckFailed
 from tunesmith.progress import Progress
 from tunesmith.run import STAGES
@@ -31,6 +32,7 @@ from tunesmith.run import STAGES
 if TYPE_CHECKING:
     from tunesmith.run import RunFolder
     from tunesmith.settings import Recipe
+    from tunesmith.stages.hosts import Hosts
 
 
 @contextlib.contextmanager
@@ -51,13 +53,18 @@ def run_stages(
     stages: tuple[str, ...],
     fresh: bool,
     as_json: bool,
+    where: Where,
 ) -> None:
     """`tunesmith run`, and each stage alone."""
     with kept_for_json(as_json) as console:
         from tunesmith.stages import open_run
 
         folder, resolved = open_run(recipe, run, overrides)
-        drive(folder, resolved, console, stages=stages, fresh=fresh)
+        hosts = where.hosts()
+        if hosts is not None and not hosts.first:
+            _take_part(folder, resolved, hosts, console)
+            return
+        drive(folder, resolved, console, stages=stages, fresh=fresh, hosts=hosts)
         outcome = _outcome(folder, stages)
         if not as_json:
             _show_outcome(console, folder, outcome, stages)
@@ -65,14 +72,26 @@ def run_stages(
         print_json(outcome)
 
 
-def drive(folder: RunFolder, recipe: Recipe, console: Console, *, stages: tuple[str, ...], fresh: bool) -> None:
+def _take_part(folder: RunFolder, recipe: Recipe, hosts: Hosts, console: Console) -> None:
+    """Train on this host what another one shows and keeps."""
+    from tunesmith.stages import take_part
+
+    with View(console) as view, two_interrupts(view.stop_soon) as stop:
+        for progress in take_part(folder, recipe, hosts, stop):
+            view.show(progress)
+
+
+def drive(
+    folder: RunFolder, recipe: Recipe, console: Console, *, stages: tuple[str, ...], fresh: bool,
+    hosts: Hosts | None = None,
+) -> None:  # fmt: skip
     """Run the stages under a view. Raises KeyboardInterrupt when Ctrl-C ended them early."""
     from tunesmith import stages as rooms
 
     last = None
     earlier = () if fresh else folder.events()
     with View(console, earlier) as view, two_interrupts(view.stop_soon) as stop:
-        for last in rooms.run(folder, recipe, stages=stages, fresh=fresh, stop=stop, notify=view.show):
+        for last in rooms.run(folder, recipe, stages=stages, fresh=fresh, stop=stop, notify=view.show, hosts=hosts):
             if not (stages in (("prepare",), ("teach",)) and last.event == "note"):  # the table will say it
                 view.show(last)
     # A stage that was skipped says only "stage"; one that was cut short never says "end".

@@ -15,6 +15,7 @@ from typing import Literal, Protocol, TypeVar
 
 import numpy as np
 
+from tunesmith.engines.ranks import Ranks
 from tunesmith.engines.writing import Generation, Slots
 from tunesmith.models.architecture import Architecture
 
@@ -99,8 +100,13 @@ class LoraShape:
 
 @dataclass(frozen=True)
 class StepSettings:
-    """What an optimizer step is told besides its rows. Dropout is drawn from (seed, step, index of the
-    micro-batch and of its part on a core) alone, so that a step taken again after a crash is the same step."""
+    """What an optimizer step is told besides its rows. Dropout is drawn from (seed, step, rank, index of the
+    micro-batch and of its part on a core) alone, so that a step taken again after a crash is the same step. Another
+    number of processes cuts other parts: it draws otherwise, and without dropout it gives the same numbers."""
+
+    def entropy(self, rank: int, *part: int) -> np.random.SeedSequence:
+        """What a part of the rows on one rank draws from; the first rank's draws are those of a process alone."""
+        return np.random.SeedSequence([self.seed, self.step, *part, *([rank] if rank else [])])
 
     step: int
     learning_rate: float
@@ -133,6 +139,8 @@ class Engine(Protocol):
     """What the base computes in."""
     arch: Architecture
     """The shape of the base."""
+    ranks: Ranks
+    """The processes that train one adapter together."""
 
     def add_adapter(self, shape: LoraShape, seed: int) -> None:
         """Put a fresh adapter on the base: A uniform in ±1/sqrt(in), from numpy's PCG64(seed), B zero;
@@ -143,7 +151,10 @@ class Engine(Protocol):
         """One AdamW update (betas 0.9, 0.999, eps 1e-8, bias corrected) on the micro-batches together:
         the loss is the sum of negative log-likelihoods over all learned tokens, divided by their number. A micro-batch
         without learned tokens is skipped; when no token is learned at all it raises `TrainingError`.
-        When loss or gradient is not finite, nothing is updated."""
+        When loss or gradient is not finite, nothing is updated.
+
+        With several ranks each gives its own micro-batches, or none, and the step is that of all of them together:
+        tokens, losses and gradients are added before anything is divided or clipped."""
         ...
 
     def prefix(self, rows: Sequence[np.ndarray]) -> list[np.ndarray]:

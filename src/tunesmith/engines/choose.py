@@ -11,6 +11,7 @@ from typing import Literal
 
 from tunesmith.engines import base
 from tunesmith.engines.base import Engine
+from tunesmith.engines.ranks import ALONE, Ranks
 from tunesmith.errors import EngineError
 from tunesmith.models.architecture import Architecture
 
@@ -37,8 +38,9 @@ def _installed(name: str) -> Iterator[None]:
 
 
 def open_engine(
-    folder: Path, arch: Architecture, wanted: Literal["auto", "torch", "mlx"], precision: Precision, above: int = 0
-) -> Engine:
+    folder: Path, arch: Architecture, wanted: Literal["auto", "torch", "mlx"], precision: Precision, above: int = 0,
+    ranks: Ranks = ALONE,
+) -> Engine:  # fmt: skip
     """The base model in ``folder``, loaded into an engine; layers below ``above`` are read when they are needed
     instead of being kept in memory. Raises `EngineError` when the engine is not installed."""
     name = engine_name(wanted)
@@ -46,10 +48,22 @@ def open_engine(
         if name == "mlx":
             from tunesmith.engines.mlx_engine import MlxEngine
 
-            return MlxEngine(folder, arch, precision, above)
+            return MlxEngine(folder, arch, precision, above, ranks)
         from tunesmith.engines.torch_engine import TorchEngine
 
-        return TorchEngine(folder, arch, precision, above)
+        return TorchEngine(folder, arch, precision, above, ranks)
+
+
+def join_ranks(name: Literal["torch", "mlx"]) -> Ranks:
+    """Meet the processes that the engine's launcher has started with this one."""
+    with _installed(name):
+        if name == "mlx":
+            from tunesmith.engines.mlx_ranks import MlxRanks
+
+            return MlxRanks()
+        from tunesmith.engines.torch_ranks import TorchRanks
+
+        return TorchRanks()
 
 
 def device_limits(name: Literal["torch", "mlx"]) -> tuple[int | None, int | None]:
@@ -66,10 +80,11 @@ def device_limits(name: Literal["torch", "mlx"]) -> tuple[int | None, int | None
         return torch.cuda.mem_get_info()[0] + torch.cuda.memory_reserved(), None  # what this process has, it may use
 
 
-def memory_limits(name: Literal["torch", "mlx"], available: int) -> tuple[int, int | None]:
-    """Bytes that an engine may use of those ``available``, and that one buffer may have, where that is limited."""
+def memory_limits(name: Literal["torch", "mlx"], available: int, processes: int = 1) -> tuple[int, int | None]:
+    """Bytes that an engine may use of those ``available``, which ``processes`` share, and that one buffer may have,
+    where that is limited."""
     memory, largest = device_limits(name)
-    shared = available if memory is None else min(available, memory)
+    shared = (available if memory is None else min(available, memory)) // processes
     return memory if name == "torch" and memory is not None else shared, largest  # a card of its own has its own memory
 
 

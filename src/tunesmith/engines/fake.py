@@ -16,6 +16,7 @@ import numpy as np
 
 from tunesmith.engines.adapter import check_layout, fresh
 from tunesmith.engines.base import Batch, Job, LoraShape, Precision, Result, StepResult, StepSettings
+from tunesmith.engines.ranks import ALONE, Ranks, total
 from tunesmith.engines.writing import Generation, Slots
 from tunesmith.errors import EngineError, TrainingError
 from tunesmith.models.architecture import Architecture, Rope
@@ -66,7 +67,9 @@ class FakeEngine:
         *,
         nan_at: int | None = None,
         diverge_at: int | None = None,
+        ranks: Ranks = ALONE,
     ):
+        self.ranks = ranks
         self.arch = fake_architecture(vocabulary, layers)
         self._nan_at, self._diverge_at = nan_at, diverge_at
         self._embedding = np.random.default_rng(0).normal(size=(vocabulary, WIDTH))
@@ -84,13 +87,15 @@ class FakeEngine:
     def step(self, micro_batches: Sequence[Batch], settings: StepSettings) -> StepResult:
         """As `Engine.step`. When loss or gradient is not finite nothing is updated."""
         self._need_adapter()
-        tokens = sum(batch.learned for batch in micro_batches)
+        tokens = int(total(self.ranks, sum(batch.learned for batch in micro_batches)))
         if not tokens:
             raise TrainingError(f"step {settings.step} got no row with a token to learn; check the learn masks")
         loss, gradients = 0.0, {name: np.zeros(a.shape) for name, a in self._arrays.items()}
         for index, batch in enumerate(micro_batches):
             self._check_states(batch)
             loss += self._add_gradients(batch, self._inputs_kept(batch, settings, index), tokens, gradients)
+        summed = self.ranks.sum([*gradients.values(), np.array(loss)])
+        gradients, loss = dict(zip(gradients, summed, strict=False)), float(summed[-1])
         norm = float(np.sqrt(sum((g * g).sum() for g in gradients.values())))
         if settings.step == self._nan_at:
             return StepResult(float("nan"), float("nan"), tokens)
@@ -215,9 +220,9 @@ class FakeEngine:
         return float(-log_p[at, after].sum() / tokens)
 
     def _inputs_kept(self, batch: Batch, settings: StepSettings, micro_batch: int) -> np.ndarray:
-        """Dropout's factor for each input [learned, width], from (seed, step, micro-batch) alone."""
+        """Dropout's factor for each input [learned, width], from (seed, step, rank, micro-batch) alone."""
         keep = 1.0 - self._shape.dropout
-        rng = np.random.default_rng([settings.seed, settings.step, micro_batch])
+        rng = np.random.default_rng(settings.entropy(self.ranks.rank, micro_batch))
         return (rng.random((int(batch.learn[:, 1:].sum()), WIDTH)) < keep) / keep
 
     def _descend(self, gradients: Arrays, settings: StepSettings) -> None:

@@ -28,6 +28,7 @@ from tunesmith.engines.base import (
 from tunesmith.engines.mlx_decoder import Adapter, Decoder
 from tunesmith.engines.mlx_slots import MlxSlots
 from tunesmith.engines.needs import kept_by_mlx, recomputes
+from tunesmith.engines.ranks import ALONE, Ranks, total
 from tunesmith.engines.writing import Generation, Picker, write
 from tunesmith.errors import EngineError, OutOfMemory, TrainingError
 from tunesmith.models.architecture import Architecture
@@ -55,8 +56,10 @@ class MlxEngine:
     name = "mlx"
     lanes = 1
 
-    def __init__(self, folder: Path, arch: Architecture, dtype: str = "auto", above: int = 0):
-        self.arch = arch
+    def __init__(
+        self, folder: Path, arch: Architecture, dtype: str = "auto", above: int = 0, ranks: Ranks = ALONE
+    ) -> None:
+        self.arch, self.ranks = arch, ranks
         limit, _ = device_limits()
         if limit:
             mx.set_wired_limit(limit)
@@ -75,7 +78,7 @@ class MlxEngine:
         """As `Engine.step`. When loss or gradient is not finite nothing is updated, so that what was
         learned before is still there to be saved."""
         lora = self._adapter()
-        tokens = sum(batch.learned for batch in micro_batches)
+        tokens = int(total(self.ranks, sum(batch.learned for batch in micro_batches)))
         if not tokens:
             raise TrainingError(f"step {settings.step} got no row with a token to learn; check the learn masks")
         with out_of_memory():
@@ -92,20 +95,22 @@ class MlxEngine:
         """Mean loss over all learned tokens and its gradient, one micro-batch in memory at a time."""
         lora = self._adapter()
         arrays, loss = lora.arrays, 0.0
-        total = {name: mx.zeros_like(array) for name, array in arrays.items()}
+        summed = {name: mx.zeros_like(array) for name, array in arrays.items()}
         parts = [batch.rows(rows) for batch in micro_batches for rows in iterate_by_padding(batch.lengths, SPARED)]
         try:
             for index, batch in enumerate(parts):
                 if not batch.learned:
                     continue
-                lora.draw(step_key(settings, index))
+                lora.draw(step_key(settings, self.ranks.rank, index))
                 share, gradients = mx.value_and_grad(lambda a, b=batch: self._mean_loss(a, b, tokens))(arrays)
-                total = {name: total[name] + gradients[name] for name in total}
-                mx.eval(share, total)
+                summed = {name: summed[name] + gradients[name] for name in summed}
+                mx.eval(share, summed)
                 loss += number(share)
         finally:
             lora.arrays, lora.dropout_keys = arrays, None  # not the ones that were traced
-        return loss, total
+        if self.ranks.size > 1:
+            summed = dict(zip(summed, self.ranks.sum(list(summed.values())), strict=True))
+        return total(self.ranks, loss), summed
 
     def _mean_loss(self, arrays: Arrays, batch: Batch, tokens: int) -> mx.array:
         self._adapter().arrays = arrays
@@ -248,10 +253,9 @@ def number(scalar: mx.array) -> float:
     return float(scalar.item())  # type: ignore[arg-type]  # complex is among its types
 
 
-def step_key(settings: StepSettings, part: int) -> mx.array:
+def step_key(settings: StepSettings, rank: int, part: int) -> mx.array:
     """The key of all that is random in one part of the rows: a step taken again draws the same."""
-    entropy = np.random.SeedSequence([settings.seed, settings.step, part])
-    return mx.random.key(int(entropy.generate_state(1, np.uint64)[0]))
+    return mx.random.key(int(settings.entropy(rank, part).generate_state(1, np.uint64)[0]))
 
 
 def compute_dtype(dtype: str, machine: str, system: str) -> mx.Dtype:

@@ -25,6 +25,7 @@ from tunesmith.engines.base import (
     peak_memory,
 )
 from tunesmith.engines.needs import MOST_TOKENS
+from tunesmith.engines.ranks import ALONE, Ranks, total
 from tunesmith.engines.torch_cores import Cores, memory_errors
 from tunesmith.engines.torch_decoder import Decoder, Layer, Update, Updates
 from tunesmith.engines.torch_head import Measured, measure
@@ -76,8 +77,10 @@ class TorchEngine:
 
     name = "torch"
 
-    def __init__(self, folder: Path, arch: Architecture, dtype: str = "auto", above: int = 0) -> None:
-        self.arch = arch
+    def __init__(
+        self, folder: Path, arch: Architecture, dtype: str = "auto", above: int = 0, ranks: Ranks = ALONE
+    ) -> None:
+        self.arch, self.ranks = arch, ranks
         self.device = best_device()
         name: Any = fastest_dtype(self.device) if dtype == "auto" else dtype
         if name not in DTYPES:
@@ -148,7 +151,7 @@ class TorchEngine:
 
     def step(self, micro_batches: Sequence[Batch], settings: StepSettings) -> StepResult:
         self._need_adapter()
-        learned = sum(batch.learned for batch in micro_batches)
+        learned = int(total(self.ranks, sum(batch.learned for batch in micro_batches)))
         if not learned:
             raise TrainingError(f"step {settings.step} has no token to learn; check the rows with `tunesmith check`")
         work = [
@@ -156,17 +159,29 @@ class TorchEngine:
             for i, batch in enumerate(micro_batches)
             for j, rows in enumerate(self._parts(batch))
         ]
-        total = 0.0
+        loss = 0.0
         for jobs in self._cores.rounds(work):
             ahead = self._cores.each(self._ahead, jobs)
             packs, hidden, updates = zip(*ahead, strict=True)
             measured = measure(self.decoder.head, packs, hidden, self._cores, wanted=True)
             self._cores.each(lambda job: _back(*job, learned), list(zip(hidden, measured, strict=True)))
-            total += sum(found.losses.double().sum().item() for found in measured)
+            loss += sum(found.losses.double().sum().item() for found in measured)
             for one in updates:
                 for place, update in one.items():
                     self._trained[place].add(update)
-        return StepResult(total / learned, self._update(settings), learned)
+        loss = self._over_ranks(loss)
+        return StepResult(loss / learned, self._update(settings), learned)
+
+    def _over_ranks(self, loss: float) -> float:
+        """The loss of all ranks, whose gradients are added to ours. A rank without rows adds nothing."""
+        if self.ranks.size == 1:
+            return loss
+        parameters = self._parameters()
+        gradients = [torch.zeros_like(p) if p.grad is None else p.grad for p in parameters]
+        *gradients, summed = self.ranks.sum([*gradients, torch.tensor([loss], dtype=torch.float64)])
+        for p, gradient in zip(parameters, gradients, strict=True):
+            p.grad = gradient
+        return summed.item()
 
     def _ahead(self, job: tuple[Batch, list[int], torch.Generator | None]) -> tuple[Packed, Tensor, Updates]:
         """Some rows, what their predictions are made of, and the updates that will collect the gradients."""
@@ -188,15 +203,15 @@ class TorchEngine:
     def _generator(self, settings: StepSettings, micro: int, part: int) -> torch.Generator | None:
         if not self._shape.dropout:
             return None
-        entropy = np.random.SeedSequence([settings.seed, settings.step, micro, part]).generate_state(1)[0]
+        entropy = settings.entropy(self.ranks.rank, micro, part).generate_state(1)[0]
         return torch.Generator(self.device).manual_seed(int(entropy))
 
     def _update(self, settings: StepSettings) -> float:
         parameters = self._parameters()
-        total = torch.nn.utils.get_total_norm([p.grad for p in parameters if p.grad is not None])
+        length = torch.nn.utils.get_total_norm([p.grad for p in parameters if p.grad is not None])
         if settings.clip:
-            torch.nn.utils.clip_grads_with_norm_(parameters, settings.clip, total)
-        norm = float(total)
+            torch.nn.utils.clip_grads_with_norm_(parameters, settings.clip, length)
+        norm = float(length)
         optimizer = self._adamw()
         optimizer.param_groups[0].update(lr=settings.learning_rate, weight_decay=settings.weight_decay)
         if np.isfinite(norm):  # a broken gradient must not reach the adapter

@@ -5,8 +5,9 @@ from tunesmith.stages.outcome import proofs, report, results
 from tunesmith.stages.running import STAGES, open_run, prove, run
 from tunesmith.stages.teaching import report as taught
 from tunesmith.stages.teaching import with_taught
+from tunesmith.stages.training import take_part
 
 __all__ = [
-    "STAGES", "Check", "Sample", "check", "open_run", "proofs", "prove", "report", "results", "run", "taught",
-    "with_taught",
+    "STAGES", "Check", "Sample", "check", "open_run", "proofs", "prove", "report", "results", "run", "take_part",
+    "taught", "with_taught",
 ]  # fmt: skip

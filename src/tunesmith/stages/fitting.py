@@ -68,7 +68,8 @@ def job_of(work: Work, dataset: Path) -> Any:
     if not len(train):
         return None
     recipe, place = work.recipe, work.folder.path
-    return Job.of(work.model.folder, work.arch, recipe.model, work.shape, recipe.train, train, valid, place)
+    processes = work.hosts.processes if work.hosts else 1
+    return Job.of(work.model.folder, work.arch, recipe.model, work.shape, recipe.train, train, valid, place, processes)
 
 
 def as_fitted(folder: RunFolder, recipe: Recipe) -> Recipe:

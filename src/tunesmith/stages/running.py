@@ -15,6 +15,7 @@ from tunesmith.run import STAGES, RunFolder
 from tunesmith.settings import Recipe, make_recipe, read_recipe
 from tunesmith.stages import fitting, measuring
 from tunesmith.stages.child import BUG
+from tunesmith.stages.hosts import Hosts
 from tunesmith.stages.outcome import report
 from tunesmith.stages.work import Notify, Stopped, Work
 from tunesmith.trackers import Feed
@@ -52,18 +53,20 @@ def _runs_near(path: Path) -> str:
 
 
 def run(folder: RunFolder, recipe: Recipe, *, stages: tuple[str, ...] = STAGES, fresh: bool = False,
-        stop: Callable[[], bool] = lambda: False, notify: Notify = lambda _: None) -> Iterator[Progress]:  # fmt: skip
+        stop: Callable[[], bool] = lambda: False, notify: Notify = lambda _: None,
+        hosts: Hosts | None = None) -> Iterator[Progress]:  # fmt: skip
     """Do the stages that are named, and yield what happens, already recorded in progress.jsonl. Downloads, imports,
     and how far one measurement or one exported file is, are told to ``notify`` alone.
 
     A training with other settings or rows is never overwritten, unless ``fresh`` says so. The run keeps the recipe,
-    but not of an export alone: what somebody wants once is not what the recipe asks of the next run. Raises any
+    but not of an export alone: what somebody wants once is not what the recipe asks of the next run. ``hosts``: where
+    the processes are that train, when there are several. Raises any
     `TunesmithError`; what was finished before stays.
     """
     parse_formats(recipe.export.formats)  # a name that is not known is said before hours of training
     if not {"teach", "prepare"} & set(stages) and not folder.exists:  # nor is a folder left behind
         raise RunError(f"{folder} is no run yet; `tunesmith run` does every stage")
-    work = Work(folder, recipe if fresh else fitting.as_fitted(folder, recipe), stop, notify)
+    work = Work(folder, recipe if fresh else fitting.as_fitted(folder, recipe), stop, notify, hosts)
     if "evaluate" in stages and folder.stage_inputs("evaluate") is None:
         measuring.refuse_bad_tasks(work)
     with folder.lock(), Feed(folder, work.recipe) as feed:
@@ -82,7 +85,7 @@ def run(folder: RunFolder, recipe: Recipe, *, stages: tuple[str, ...] = STAGES, 
                 continue  # a training must not end in an error for that
             try:
                 for progress in work.stage(stage, fresh or (stages == ("export",) and work.hands_over)):
-                    yield from feed.follow(folder.record(progress))
+                    yield from feed.follow(progress if progress.time else folder.record(progress))
                     if stage not in ("teach", "train") and stop():
                         return  # these stop by themselves, at a reply or a step; the other stages lose nothing
             except Stopped:

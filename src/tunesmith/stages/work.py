@@ -8,13 +8,15 @@ from functools import cached_property
 from typing import Any
 
 from tunesmith import files
-from tunesmith.errors import CheckFailed, OutOfMemory, RunError, SourceError, TrainingError
+from tunesmith.engines.ranks import ALONE, Ranks, agreed
+from tunesmith.errors import CheckFailed, OutOfMemory, RunError, SourceError
 from tunesmith.export.formats import EXPORTING, parse_formats
 from tunesmith.progress import Progress
 from tunesmith.run import RunFolder
 from tunesmith.settings import Recipe
 from tunesmith.sources.text import hash_of
-from tunesmith.stages import fitting, measuring, teaching
+from tunesmith.stages import measuring, teaching, training
+from tunesmith.stages.hosts import Hosts
 from tunesmith.stages.outcome import report
 
 PREPARING = 5
@@ -35,8 +37,11 @@ class Stopped(Exception):
 class Work:
     """One call of `run`. What several stages need is opened once, when it is first needed."""
 
-    def __init__(self, folder: RunFolder, recipe: Recipe, stop: Callable[[], bool], notify: Notify) -> None:
+    def __init__(self, folder: RunFolder, recipe: Recipe, stop: Callable[[], bool], notify: Notify,
+                 hosts: Hosts | None = None, ranks: Ranks = ALONE) -> None:  # fmt: skip
+        """``hosts``: where the processes are that train, for the one that starts them; ``ranks``: for one of them."""
         self.folder, self.recipe, self.stop, self.notify = folder, recipe, stop, notify
+        self.hosts, self.ranks = hosts, ranks
         self.stopped = False
 
     @cached_property
@@ -78,7 +83,7 @@ class Work:
         from tunesmith.engines.choose import open_engine
 
         model = self.recipe.model
-        engine = open_engine(self.model.folder, self.arch, model.engine, model.precision, above)
+        engine = open_engine(self.model.folder, self.arch, model.engine, model.precision, above, self.ranks)
         engine.add_adapter(self.shape, self.recipe.train.seed)
         return engine
 
@@ -148,7 +153,7 @@ class Work:
         if stage == "evaluate" and fresh:
             measuring.forget(self)
         work = {
-            "teach": lambda: teaching.teach(self), "prepare": self._prepare, "train": self._train,
+            "teach": lambda: teaching.teach(self), "prepare": self._prepare, "train": lambda: training.train(self),
             "evaluate": lambda: measuring.measure(self), "export": self._export,
         }  # fmt: skip
         yield from work[stage]()
@@ -172,41 +177,6 @@ class Work:
         if grave:
             yield Progress("note", stage="prepare", message=f"all of it is in {self.folder.dataset / 'report.json'}")
 
-    def _train(self) -> Iterator[Progress]:
-        from tunesmith.dataset.prepare import tokens
-        from tunesmith.training.checkpoints import Checkpoints, adapter_config
-        from tunesmith.training.guard import Guard
-        from tunesmith.training.loop import Loop, Rows, passes
-
-        self.need("prepare", "prepared")
-        yield from fitting.settle(self)
-        if self.stopped:
-            return
-        self.folder.update_manifest(training=self.inputs("train"))
-        checkpoints = Checkpoints(self.folder.checkpoints, self.inputs("train"))
-        train, valid = tokens(self.folder.dataset, "train"), tokens(self.folder.dataset, "valid")
-        engine, prefix = yield from self.prefixed("train", lambda: passes(train, valid, self.recipe.train))
-        if self.stopped:
-            return
-        config = adapter_config(self.shape, self.arch.layers, self.recipe.model.name)
-        guard = Guard(self.folder.path)
-        loop = Loop(engine, Rows(train, valid, prefix), self.recipe.train, checkpoints, config, self.stop, guard)
-        try:
-            yield from loop.run()
-        except TrainingError:
-            if loop.state.best_step:
-                checkpoints.publish(loop.state.best_step, self.folder.adapter)
-            raise
-        self.stopped = not loop.finished
-        if loop.finished:
-            checkpoints.publish(loop.state.best_step, self.folder.adapter)
-            self.folder.update_manifest(
-                adapter={
-                    "step": loop.state.best_step,
-                    "sha256": files.file_hash(self.folder.adapter / "adapter_model.safetensors"),
-                }
-            )
-
     def prefixed(
         self, stage: str, rows: Callable[[], tuple[Any, float]], *, whole: bool = False
     ) -> Generator[Progress, None, Any]:
@@ -221,7 +191,7 @@ class Work:
         engine = self.engine if whole or "engine" in self.__dict__ else self._opened(above=below)
         plan = Plan(stage, self.model.hash, below, self.arch.width, *rows())
         prefix = yield from plan.carry_out(engine, self.stop)
-        self.stopped = self.stop()
+        self.stopped = agreed(self.ranks, self.stop())
         if prefix is None and not self.stopped:
             del engine  # two of them may not fit
             return self.engine, None

@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 from safetensors import SafetensorError
-from safetensors.numpy import load_file, save
+from safetensors.numpy import load, load_file, save
 
 from tunesmith import files
 from tunesmith.engines.base import Engine, LoraShape
@@ -99,16 +99,33 @@ class Checkpoints:
         except OSError:
             return False
 
-    def load(self, engine: Engine, step: int) -> State:
-        """Put adapter and optimizer back into the engine; the state they belong to."""
-        folder = self.path(step)
-        if self._state(step)["inputs"] != self.inputs:
-            raise RunError(f"{folder} belongs to a training with other settings or rows; give --fresh to replace it")
-        engine.load_adapter_arrays(load_file(folder / WEIGHTS))
-        engine.load_optimizer_arrays(load_file(folder / OPTIMIZER), step)
-        values = {k: v for k, v in self._state(step).items() if k not in ("sha256", "inputs")}
+    def resume(self, engine: Engine) -> State | None:
+        """Put the last adapter and optimizer back into the engine; the state they belong to, or None where there is
+        none. The first rank reads them for all: they may be on its disk alone."""
+        ranks = engine.ranks
+        state, weights, optimizer = (ranks.share(blob) for blob in (self._read() if ranks.rank == 0 else (b"",) * 3))
+        if not state:
+            return None
+        values = json.loads(state)
+        if values["inputs"] != self.inputs:
+            raise RunError(
+                f"{self.path(values['step'])} belongs to a training with other settings or rows; "
+                "give --fresh to replace it"
+            )
+        engine.load_adapter_arrays(load(weights))
+        engine.load_optimizer_arrays(load(optimizer), values["step"])
         values["losses"] = {int(k): v for k, v in values["losses"].items()}
-        return State(**values)
+        return State(**{k: v for k, v in values.items() if k not in ("sha256", "inputs")})
+
+    def _read(self) -> tuple[bytes, bytes, bytes]:
+        """State, adapter and optimizer of the last checkpoint; empty where there is none. Damaged ones behind it are
+        removed: the run now writes them again."""
+        step = self.latest()
+        self._drop_after(step or 0)
+        if step is None:
+            return b"", b"", b""
+        state, weights, optimizer = ((self.path(step) / name).read_bytes() for name in (STATE, WEIGHTS, OPTIMIZER))
+        return state, weights, optimizer
 
     def _state(self, step: int) -> dict[str, Any]:
         try:
@@ -116,8 +133,7 @@ class Checkpoints:
         except (OSError, ValueError):
             return {}
 
-    def drop_after(self, step: int) -> None:
-        """Remove later checkpoints: damaged ones, which the run now writes again."""
+    def _drop_after(self, step: int) -> None:
         for later in self.steps():
             if later > step:
                 shutil.rmtree(self.path(later))

@@ -5,6 +5,7 @@ The step is taken in a process of its own: where memory is full the system ends 
 
 from __future__ import annotations
 
+import math
 import signal
 import time
 from collections.abc import Callable, Generator
@@ -60,12 +61,14 @@ class Job:
     checkpoints: int
     place: Path
     """The run's folder: its disk is the one that checkpoints need."""
+    processes: int = 1
+    """That train on this machine, each with a copy of the model and its share of a batch."""
 
     @classmethod
     def of(cls, folder: Path, arch: Architecture, model: ModelSettings, shape: LoraShape, settings: TrainSettings,
-           train: Tokens, valid: Tokens, place: Path) -> Job:  # fmt: skip
+           train: Tokens, valid: Tokens, place: Path, processes: int = 1) -> Job:  # fmt: skip
         """The job of training on these rows the model in ``folder``."""
-        most = min(settings.micro_batch or settings.batch, settings.batch, len(train))
+        most = min(settings.micro_batch or settings.batch, math.ceil(settings.batch / processes), len(train))
         longest = np.argsort(train.lengths, kind="stable")[-most:]
         steps = total_steps(len(train), settings)
         passed = traffic(train, valid, settings)
@@ -74,7 +77,7 @@ class Job:
         return cls(
             folder, arch, model.engine, model.precision, shape, settings, [train[int(i)] for i in longest], lengths,
             passed, trained_layers(arch, shape).start if pays else 0, steps // validation_steps(settings, steps) + 2,
-            place,
+            place, processes,
         )  # fmt: skip
 
 
@@ -197,7 +200,7 @@ def _too_much(job: Job, fit: Fit) -> Fit:
 def estimate(job: Job, now: machine.Machine) -> Fit:
     """What the training takes, from shapes alone."""
     name = engine_name(job.engine)
-    limit, largest = memory_limits(name, now.available)
+    limit, largest = memory_limits(name, now.available, job.processes)
     checkpoints = 4 * elements(job.arch, job.shape) * (job.checkpoints + 4)  # the last two with both moments
     fit = Fit(needs(job.arch, _training(job)), limit, largest, _states(job), checkpoints, now.disk_free, {})
     return replace(fit, **_proposal(job, limit, largest)) if fit.lacking else fit

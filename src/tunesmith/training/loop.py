@@ -13,12 +13,13 @@ import numpy as np
 
 from tunesmith.dataset.store import Tokens
 from tunesmith.engines.base import Batch, Engine, StepSettings, iterate_by_length
+from tunesmith.engines.ranks import agreed
 from tunesmith.errors import TrainingError
 from tunesmith.progress import Progress
 from tunesmith.settings import TrainSettings
 from tunesmith.training.checkpoints import Checkpoints, State
 from tunesmith.training.guard import Guard
-from tunesmith.training.order import Order
+from tunesmith.training.order import Order, divide
 from tunesmith.training.prefix import Prefix
 from tunesmith.training.schedule import learning_rate
 
@@ -67,13 +68,18 @@ def validation_steps(settings: TrainSettings, steps: int) -> int:
 
 
 class Loop:
-    """One training, from its last checkpoint to its end. The engine already carries the adapter."""
+    """One training, from its last checkpoint to its end. The engine already carries the adapter.
+
+    Where the engine is one of several ranks, all of them go through the same steps, each with its share of the rows;
+    the first one writes, and the others read nothing from disk but rows.
+    """
 
     def __init__(self, engine: Engine, rows: Rows, settings: TrainSettings, checkpoints: Checkpoints,
                  config: dict[str, Any], stop: Callable[[], bool] = lambda: False,
                  guard: Guard | None = None) -> None:  # fmt: skip
         self.engine, self.rows, self.settings = engine, rows, settings
         self.checkpoints, self.config, self.stop, self.guard = checkpoints, config, stop, guard
+        self.ranks = engine.ranks
         self.order = Order(len(rows.train), settings.batch, settings.seed)
         self.steps = total_steps(len(rows.train), settings)
         self.every = validation_steps(settings, self.steps)
@@ -93,7 +99,7 @@ class Loop:
             yield self._progress("validation", loss=self._validate())
         pace, saved = _Pace(self.steps), time.monotonic()
         while self.state.step < self.steps and not self._exhausted():
-            if self.stop():
+            if agreed(self.ranks, self.stop()):
                 yield from self._save(milestone=False)
                 return
             yield self._step(pace)
@@ -107,11 +113,9 @@ class Loop:
         self.finished = True
 
     def _resume(self) -> None:
-        latest = self.checkpoints.latest()
-        self.checkpoints.drop_after(latest or 0)
-        if latest is not None:
-            self.state = self.checkpoints.load(self.engine, latest)
-            self._saved = latest
+        state = self.checkpoints.resume(self.engine)
+        if state is not None:
+            self.state, self._saved = state, state.step
 
     def _greeting(self) -> str:
         return f"continued after step {self.state.step}" if self.state.step else ""
@@ -125,13 +129,14 @@ class Loop:
         s, step = self.settings, self.state.step + 1
         rate = learning_rate(step, self.steps, s.learning_rate, s.warmup, s.schedule)
         rows = self.order.rows(step)
+        mine = rows if self.ranks.size == 1 else divide(rows, self.rows.train.lengths, self.ranks.size)[self.ranks.rank]
         micro = s.micro_batch or len(rows)
         batches = [
-            make_batch(self.rows.train, rows[i : i + micro], self.rows.prefix) for i in range(0, len(rows), micro)
+            make_batch(self.rows.train, mine[i : i + micro], self.rows.prefix) for i in range(0, len(mine), micro)
         ]
         began = time.monotonic()
         result = self.engine.step(batches, StepSettings(step, rate, s.weight_decay, s.clip or None, s.seed))
-        tokens = sum(b.tokens for b in batches)
+        tokens = int(self.rows.train.lengths[rows].sum())
         pace.took(time.monotonic() - began, tokens)
         self._judge(step, result.loss, result.gradient_norm)
         self.state.step = step
@@ -216,9 +221,10 @@ class Loop:
         if self.state.step == self._saved:
             return
         self.state.milestone = milestone
-        path = self.checkpoints.save(self.engine, self.state, self.config)
         self._saved = self.state.step
-        yield self._progress("checkpoint", message=path.name)
+        if self.ranks.rank == 0:
+            path = self.checkpoints.save(self.engine, self.state, self.config)
+            yield self._progress("checkpoint", message=path.name)
 
     def _progress(self, event: Any, **values: Any) -> Progress:
         return Progress(event, stage="train", step=self.state.step, steps=self.steps, **values)
@@ -257,17 +263,25 @@ def make_batch(tokens: Tokens, rows: Iterable[int], prefix: Prefix | None = None
 
 
 def mean_loss(engine: Engine, rows: Tokens, batch: int, *, prefix: Prefix | None = None) -> float:
-    """Negative log-likelihood per learned token, in nats."""
-    losses, counts = row_losses(engine, rows, batch, prefix=prefix)
-    return float(losses.sum() / counts.sum())
+    """Negative log-likelihood per learned token, in nats; of several ranks each measures its share of the rows."""
+    ranks = engine.ranks
+    share = None
+    if ranks.size > 1:  # longest first, in turn: as many rows and about as many tokens for each
+        share = sorted(range(len(rows)), key=lambda row: (-rows.lengths[row], row))[ranks.rank :: ranks.size]
+    losses, counts = row_losses(engine, rows, batch, prefix=prefix, share=share)
+    loss, count = ranks.sum([np.array([losses.sum(), counts.sum()], np.float64)])[0]
+    return float(loss / count)
 
 
 def row_losses(engine: Engine, rows: Tokens, batch: int, *, adapter: bool = True, prefix: Prefix | None = None,
+               share: list[int] | None = None,
                on_rows: Callable[[int], None] = lambda _: None) -> tuple[np.ndarray, np.ndarray]:  # fmt: skip
-    """Summed negative log-likelihood (float64 [rows], nats) and learned tokens (int64 [rows]) of each; ``on_rows`` is
-    told how many rows are done."""
+    """Summed negative log-likelihood (float64 [rows], nats) and learned tokens (int64 [rows]) of each, or of a
+    ``share`` of them, where the others stay zero; ``on_rows`` is told how many rows are done."""
     losses, counts, done = np.zeros(len(rows)), np.zeros(len(rows), np.int64), 0
-    for part in iterate_by_length(rows.lengths, batch):
+    taken = np.arange(len(rows)) if share is None else np.array(share, int)
+    for places in iterate_by_length(rows.lengths[taken], batch):
+        part = taken[places]
         losses[part], counts[part] = engine.losses(make_batch(rows, part, prefix), adapter=adapter)
         done += len(part)
         on_rows(done)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
 import numpy as np
 
@@ -16,6 +17,17 @@ def epoch_batches(count: int, batch: int, seed: int, epoch: int) -> list[list[in
     rng = np.random.Generator(np.random.PCG64([seed, epoch]))
     order = rng.permutation(count).tolist()
     return [order[i : i + batch] for i in range(0, count, batch)]
+
+
+def divide(rows: Sequence[int], lengths: np.ndarray, parts: int) -> list[list[int]]:
+    """The rows in so many parts of about as many tokens each, which may be empty; in each they keep their order."""
+    taken: list[list[int]] = [[] for _ in range(parts)]
+    tokens = [0] * parts
+    for at in sorted(range(len(rows)), key=lambda at: (-lengths[rows[at]], at)):
+        least = tokens.index(min(tokens))
+        taken[least].append(at)
+        tokens[least] += int(lengths[rows[at]])
+    return [[rows[at] for at in sorted(part)] for part in taken]
 
 
 class Order:

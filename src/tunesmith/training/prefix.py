@@ -3,6 +3,9 @@
 Where only the top layers learn, those below give the same states in every epoch, validation and checkpoint, and in
 every later run with the same model and number of trained layers. They are kept in the cache folder by the hash of the
 model, the layers below, the precision and the engine, and each row's by the hash of its token ids.
+
+Several ranks compute a share each and send it to all, and on each disk one of them writes: which rank needs a row is
+another one in every epoch.
 """
 
 from __future__ import annotations
@@ -22,9 +25,11 @@ import numpy as np
 from tunesmith import files
 from tunesmith.engines.base import Engine
 from tunesmith.engines.needs import FILL
+from tunesmith.engines.ranks import Ranks, agreed
 from tunesmith.errors import StorageError
 from tunesmith.models.find import IMPORTER
 from tunesmith.progress import Progress
+from tunesmith.training.order import divide
 
 SPARE = 2 << 30
 """Bytes of the disk that stay free."""
@@ -52,10 +57,13 @@ class Prefix:
             self.folder.mkdir(parents=True, exist_ok=True)
             os.utime(self.folder)  # when it was used last
             in_use = os.open(self.folder / "in-use", os.O_RDWR | os.O_CREAT, 0o644)
+            status = os.fstat(in_use)
+            self._disk = f"{status.st_ino} {status.st_ctime_ns}"  # the same for all who see the same file
             self._states = os.open(self.folder / "states", os.O_RDONLY | os.O_CREAT, 0o644)
         weakref.finalize(self, os.close, in_use)
         weakref.finalize(self, os.close, self._states)
         files.try_lock(in_use, shared=True)
+        self._ranks = engine.ranks
         self._load()
 
     def _load(self) -> None:
@@ -90,35 +98,58 @@ class Prefix:
         return None
 
     def missing(self, rows: Iterable[Row]) -> list[Row]:
-        """Those whose states are not there yet, each once."""
-        return list({_key(ids): ids for ids in rows if self._start(ids) is None}.values())
+        """Those whose states are not there yet, each once; with several ranks, not on the disk of each of them."""
+        every = list({_key(ids): ids for ids in rows}.values())
+        lacks = np.array([self._start(ids) is None for ids in every], np.int64)
+        return [ids for ids, lack in zip(every, self._ranks.sum([lacks])[0], strict=True) if lack]
 
     def bytes_of(self, tokens: int) -> int:
         return tokens * self.width * self.dtype.itemsize
 
     def fill(self, engine: Engine, rows: Sequence[Row], stop: Callable[[], bool]) -> Iterator[Progress]:
         """Compute what is not there yet. Raises `StorageError` when the disk is full: what was written stays."""
+        ranks, writing = self._ranks, _Writing(self._ranks, self._disk)
         with (
             files.storage_errors(self.folder),  # closing writes too
             (self.folder / "states").open("ab") as states,
             (self.folder / "index").open("ab") as index,
         ):
-            while not files.try_lock(index.fileno()):  # it ends when the file is closed
+            while agreed(ranks, writing.here and not files.try_lock(index.fileno())):  # it ends when the file is closed
                 yield Progress("working", message="waiting for another run that computes the lower layers")
-                if stop():
+                if agreed(ranks, stop()):
                     return
                 time.sleep(1)
-            self._mend(states, index)
+            writing.attempt(lambda: self._mend(states, index))
             missing = sorted(self.missing(rows), key=len, reverse=True)
             total, done = sum(map(len, missing)), 0
             if missing:
-                self._make_room(self.bytes_of(total))
-            for block in _blocks(missing):
+                writing.attempt(lambda: self._make_room(self.bytes_of(total)))
+            for block in _blocks(missing, FILL * ranks.size):
+                writing.check()
                 yield Progress("working", message="computing the lower layers, once", done=done, total=total)
-                if stop():
+                if agreed(ranks, stop()):
                     return
-                self._add(block, engine.prefix(block), states, index)
+                found = self._computed(engine, block)
+                writing.attempt(lambda block=block, found=found: self._add(block, found, states, index))
                 done += sum(map(len, block))
+            writing.check()
+            self._load()
+
+    def _computed(self, engine: Engine, rows: list[np.ndarray]) -> list[np.ndarray]:
+        """States of all the rows, of which each rank computes some."""
+        ranks = self._ranks
+        if ranks.size == 1:
+            return engine.prefix(rows)
+        shares = divide(range(len(rows)), np.array([len(row) for row in rows]), ranks.size)
+        mine = [rows[at] for at in shares[ranks.rank]]
+        sent = ranks.gather(b"".join(np.ascontiguousarray(states).tobytes() for states in engine.prefix(mine)))
+        found: list[np.ndarray] = [np.empty(0)] * len(rows)
+        for share, data in zip(shares, sent, strict=True):
+            ends = np.cumsum([len(rows[at]) for at in share])[:-1]
+            states = np.split(np.frombuffer(data, self.dtype).reshape(-1, self.width), ends)
+            for at, one in zip(share, states, strict=False):  # an empty share is still one empty piece
+                found[at] = one
+        return found
 
     def _mend(self, states: IO[bytes], index: IO[bytes]) -> None:
         """Take away what a crash left half: an entry without its states would be that of the next row's."""
@@ -157,6 +188,28 @@ class Prefix:
         self._load()
 
 
+class _Writing:
+    """One rank writes for all who see the same ``disk``; what fails there is known to all when they `check`."""
+
+    def __init__(self, ranks: Ranks, disk: str) -> None:
+        self.here = ranks.gather(disk.encode()).index(disk.encode()) == ranks.rank
+        self._ranks = ranks
+        self._error: Exception | None = None
+
+    def attempt(self, write: Callable[[], None]) -> None:
+        """``write``, where this rank does and nothing failed before."""
+        if self.here and self._error is None:
+            try:
+                write()
+            except (StorageError, OSError) as error:
+                self._error = error
+
+    def check(self) -> None:
+        """Raises what failed on any of them."""
+        if agreed(self._ranks, self._error is not None):
+            raise self._error or StorageError("the disk of another host is full or cannot be written")
+
+
 def _is_idle(folder: Path) -> bool:
     """Whether no run has it open."""
     try:
@@ -184,8 +237,12 @@ class Plan:
     def carry_out(self, engine: Engine, stop: Callable[[], bool]) -> Generator[Progress, None, Prefix | None]:
         """The states of all rows, filled in where they are missing; None when that does not pay, when the disk is full,
         and when ``stop()`` ended it."""
+        prefix, error = self._opened(engine)
+        if agreed(engine.ranks, prefix is None):
+            yield self._note("computed again in every pass", f"what they give cannot be kept: {error or 'on one host'}")
+            return None
+        assert prefix is not None
         try:
-            prefix = Prefix(self.model, self.below, self.width, engine)
             missing = prefix.missing(self.rows)
             tokens, new = sum(map(len, self.rows)), sum(map(len, missing))
             if self.passes * tokens < PAYS * new:
@@ -193,7 +250,7 @@ class Plan:
                 return None
             for progress in prefix.fill(engine, missing, stop) if missing else ():
                 yield replace(progress, stage=self.stage)
-            if stop():
+            if agreed(engine.ranks, stop()):
                 return None
             if prefix.missing(self.rows):
                 raise StorageError(f"{prefix.folder} was taken away meanwhile")
@@ -203,6 +260,13 @@ class Plan:
         size = f"{prefix.bytes_of(tokens) / 1e6:,.0f} MB on disk"
         yield self._note("computed once for all passes", size if missing else f"{size} from an earlier run")
         return prefix
+
+    def _opened(self, engine: Engine) -> tuple[Prefix | None, Exception | None]:
+        """Where states are kept, or why they cannot be."""
+        try:
+            return Prefix(self.model, self.below, self.width, engine), None
+        except (StorageError, OSError) as error:
+            return None, error
 
     def _note(self, what: str, why: str) -> Progress:
         layers = "the frozen layer is" if self.below == 1 else f"the {self.below} frozen layers are"
@@ -214,12 +278,12 @@ def _key(ids: Row) -> tuple[int, int]:
     return int.from_bytes(digest[:8], "little"), int.from_bytes(digest[8:], "little")
 
 
-def _blocks(rows: list[Row]) -> Iterator[list[np.ndarray]]:
+def _blocks(rows: list[Row], most: int) -> Iterator[list[np.ndarray]]:
     block, tokens = list[np.ndarray](), 0
     for ids in rows:
         block.append(np.asarray(ids))
         tokens += len(ids)
-        if tokens >= FILL:
+        if tokens >= most:
             yield block
             block, tokens = [], 0
     if block:
