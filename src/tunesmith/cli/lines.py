@@ -110,7 +110,7 @@ def fits(progress: Progress) -> str:
     text = f"it fits: one step on the longest rows took {words.size(progress.memory or 0)}"
     text += f" of the {words.size(progress.total or 0)} of memory that can be had"
     return text + (
-        f"; all of it will take about {words.duration(progress.seconds_left)}" if progress.seconds_left else ""
+        f"; the training will take about {words.duration(progress.seconds_left)}" if progress.seconds_left else ""
     )
 
 

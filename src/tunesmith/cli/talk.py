@@ -13,7 +13,7 @@ from rich.live import Live
 from tunesmith import files
 from tunesmith.cli.answers import NARROW, Answers
 from tunesmith.cli.console import standard_output, visible
-from tunesmith.errors import StorageError
+from tunesmith.errors import ModelError, StorageError, TunesmithError
 
 HELP = """\
 /system TEXT   set the system message; without TEXT, show it
@@ -58,6 +58,8 @@ class Talk:
         self.messages: Messages = []
         self.comparing = False
         self._draws = 0
+        self._stopped: Messages = []
+        """Answers that were not written to their end."""
 
     def hear(self, line: str) -> bool:
         """Answer a question, or do what a line beginning with / asks for. False when that is to leave.
@@ -73,7 +75,9 @@ class Talk:
         elif command := COMMANDS.get(name):
             command(self, rest.strip())
         else:
-            self.say(f"there is no {visible(name)}; there are\n{HELP}" if name != "/help" else HELP)
+            if name != "/help":
+                raise TunesmithError(f"there is no {visible(name)}; /help says what there is")
+            self.say(HELP)
         return True
 
     # -- commands --------------------------------------------------------------------------------
@@ -92,16 +96,14 @@ class Talk:
 
     def compare(self, _: str) -> None:
         if not self.model.adapter:
-            self.say(f"{visible(self.model.name)} has no base beside it: only a run has both")
-            return
+            raise ModelError(f"{visible(self.model.name)} has no base beside it: only a run has both")
         self.comparing = not self.comparing
         self.say("base and tuned both answer; the conversation goes on with the tuned one's answers"
                  if self.comparing else "the tuned model answers alone")  # fmt: skip
 
     def retry(self, _: str) -> None:
         if not self.messages:
-            self.say("nothing was asked yet")
-            return
+            raise TunesmithError("there is no answer to retry yet; ask something first")
         before = list(self.messages)
         while self.messages[-1]["role"] != "user":
             self.messages.pop()
@@ -117,8 +119,8 @@ class Talk:
     def save(self, name: str, *, over: bool = False) -> None:
         path = Path(name).expanduser()
         if not self.messages:
-            self.say("there is nothing to save yet")
-        elif path.suffix not in (".jsonl", ".md"):
+            raise StorageError("there is nothing to save yet; ask something first")
+        if path.suffix not in (".jsonl", ".md"):
             raise StorageError(
                 f"{name or '/save'}: name a file that ends in .jsonl, as a row to learn from, or .md, to read"
             )
@@ -126,7 +128,10 @@ class Talk:
             raise StorageError(f"{path} is there already; /save! {name} writes over it")
         else:
             files.write_text(path, self._row() if path.suffix == ".jsonl" else self._page())
-            self.say(f"saved in {visible(str(path))}")
+            stopped = "; an answer in it was stopped: mend it before it is learned"
+            self.say(
+                f"saved in {visible(str(path))}{stopped if any(m in self._stopped for m in self.messages) else ''}"
+            )
 
     def save_over(self, name: str) -> None:
         self.save(name, over=True)
@@ -157,6 +162,7 @@ class Talk:
             so_far = "".join(said).strip()
             if isinstance(stopped, KeyboardInterrupt) and so_far:
                 self.messages.append({"role": "assistant", "content": so_far})
+                self._stopped.append(self.messages[-1])
             else:
                 self.messages.pop()
             raise

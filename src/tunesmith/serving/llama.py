@@ -12,7 +12,7 @@ import httpx2
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from tunesmith.serving.backend import SECONDS_TO_RETRY, STREAM_HEADERS
-from tunesmith.serving.refusal import Refusal, too_many
+from tunesmith.serving.refusal import Refusal, no_tools, too_many
 from tunesmith.serving.reply import DONE, Form
 from tunesmith.serving.request import LLAMA_HAS, Wanted, read_messages, read_prompt
 from tunesmith.serving.scheduler import LONGEST_SECONDS, STOPPING_SECONDS
@@ -29,10 +29,13 @@ class Llama:
 
     by_llama = True
 
-    def __init__(self, name: str, address: str, *, system: str, at_once: int, waiting: int) -> None:
+    def __init__(
+        self, name: str, address: str, *, system: str, at_once: int, waiting: int, calls: bool = False
+    ) -> None:
+        """``calls``: whether its template has tools; llama.cpp would take them, and leave them out."""
         self.names: Sequence[str] = [name]
         self._address, self._system, self._at_once, self._waiting = address, system, at_once, waiting
-        self._asked = 0
+        self._asked, self._calls = 0, calls
         self.fault = ""
         self._stopping, self._to_stop = asyncio.Event(), False
 
@@ -60,6 +63,8 @@ class Llama:
             raise Refusal(503, "the server is about to stop; start it again", code="stopping")
         if self._asked >= self._at_once + self._waiting:
             raise too_many(f"as many wait here as may; ask again in {SECONDS_TO_RETRY} seconds", SECONDS_TO_RETRY)
+        if body.get("tools") and not self._calls:
+            raise no_tools()
         passed = {name: value for name, value in body.items() if name in _PASSED and value is not None}
         passed |= {"model": wanted.model, "temperature": wanted.temperature, "top_p": wanted.top_p,
                    "seed": wanted.seed % (2**32 - 1), "stop": wanted.stop,

@@ -32,3 +32,8 @@ def too_many(message: str, seconds: int) -> Refusal:
     refusal = Refusal(429, message, code="rate_limit_exceeded")
     refusal.headers["Retry-After"] = str(seconds)
     return refusal
+
+
+def no_tools() -> Refusal:
+    said = "this model was not taught to call tools; leave tools out, or train it on rows that have them"
+    return Refusal(400, said, param="tools", code="unsupported_parameter")

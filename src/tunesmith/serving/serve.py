@@ -116,4 +116,5 @@ def _by_llama(path: Path, at_once: int, context: int | None) -> Iterator[Backend
     exported = path.parent == run.export and (run.dataset / "train.jsonl").exists()
     system = prepare.shared_system(run.dataset) if exported else ""
     with served(path, slots=at_once, context=min(context or CONTEXT, made_for)) as address:
-        yield Llama(path.stem, address, system=system, at_once=at_once, waiting=WAITING)
+        calls = "tools" in str(gguf.get("tokenizer.chat_template"))
+        yield Llama(path.stem, address, system=system, at_once=at_once, waiting=WAITING, calls=calls)

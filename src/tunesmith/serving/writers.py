@@ -15,7 +15,7 @@ from tunesmith.serving.answers import Answerer
 from tunesmith.serving.backend import SECONDS_TO_RETRY, STREAM_HEADERS
 from tunesmith.serving.calls import CallReader
 from tunesmith.serving.lane import Ask, Piece, Score
-from tunesmith.serving.refusal import Refusal, too_many
+from tunesmith.serving.refusal import Refusal, no_tools, too_many
 from tunesmith.serving.reply import DONE, Form
 from tunesmith.serving.request import Conversation, Wanted, read_conversation, read_prompt
 from tunesmith.serving.scheduler import Broken, Full, Scheduler, Stopping
@@ -79,8 +79,7 @@ class Writers:
 
     def _asked(self, asked: Conversation) -> list[int]:
         if asked.tools and not self._model.calls:
-            said = "this model was not taught to call tools; leave tools out, or train it on rows that have them"
-            raise Refusal(400, said, param="tools", code="unsupported_parameter")
+            raise no_tools()
         self._refuse_endless(sum(len(message["content"]) for message in asked.messages), "messages")
         try:
             return self._model.chat.prompt(asked.messages, asked.tools or None)
@@ -103,7 +102,8 @@ class Writers:
 
     def _too_long(self, count: str, param: str) -> Refusal:
         said = f"the prompt has {count} tokens, and this model takes {self._context:,} together with its answer"
-        return Refusal(400, f"{said}; send less", param=param, code="context_length_exceeded")
+        more = ", or give serve a larger --context" if self._context < self._model.engine.arch.context else ""
+        return Refusal(400, f"{said}; send less{more}", param=param, code="context_length_exceeded")
 
 
 class _Answer:

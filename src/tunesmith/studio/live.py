@@ -96,8 +96,11 @@ def _now(project: Project, run: RunFolder, t: Words) -> dict[str, Any]:
     summary = summary_of(project, run)
     recent = Recent(run.path / "progress.jsonl")
     last = recent.events[-1] if recent.events else None
+    step, steps = summary.step, summary.steps
     stopping = summary.state == "running" and project.jobs.stopping(run.path)
     newest = last if summary.state == "running" else None
+    if newest and newest.stage != "train" and newest.total:  # how far a measurement is, not the training behind it
+        step, steps = newest.done or 0, newest.total
     left = None
     if newest and newest.seconds_left and newest.time:
         left = max(0.0, newest.seconds_left - (time.time() - newest.time))
@@ -106,7 +109,7 @@ def _now(project: Project, run: RunFolder, t: Words) -> dict[str, Any]:
         "state_name": t("run.stopping") if stopping else t(f"home.is_{summary.state}"),
         "stopping": stopping,
         "stage": stage_name(summary.stage, t) if summary.state != "finished" else "",
-        "step": summary.step, "steps": summary.steps, "left": None if left is None else duration(left, t),
+        "step": step, "steps": steps, "left": None if left is None else duration(left, t),
         "doing": harmless(_doing(newest, t)), "failure": harmless(_failure(project, run, summary.state, recent, t)),
         "readings": _readings(summary, recent, t),
     }  # fmt: skip

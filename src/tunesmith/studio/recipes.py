@@ -138,7 +138,7 @@ def check_name(name: str) -> None:
     """Raises `RecipeError` for a name that cannot be one of a folder, everywhere and beside the others."""
     if not re.fullmatch(r"[^\W_](?:[\w. -]*[\w-])?", name) or len(name.encode()) > LONGEST_NAME:
         raise RecipeError(
-            f"{name!r} cannot be a name; take letters, digits, - and _, at most {LONGEST_NAME} bytes"
+            f"{name!r} cannot be a name; take letters, digits, spaces, - and _, at most {LONGEST_NAME} bytes"
             if name else "the run has no name; give it one"
         )  # fmt: skip
     if name.lower() in RESERVED:

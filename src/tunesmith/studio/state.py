@@ -89,10 +89,10 @@ def summarise(run: RunFolder, name: str, *, running: bool, killed: bool) -> Summ
 def _state(last: Progress | None, manifest: dict[str, Any], *, running: bool, killed: bool) -> State:
     if running:
         return "running"
-    if last is not None and last.event == "failed":
+    if last is not None and last.event == "failed" and last.stage != "export":
         return "failed"
-    # A stage that was skipped says why.
-    ended = last is not None and (last.event == "end" or (last.event == "stage" and bool(last.message)))
+    # A stage that was skipped says why. An export that fails takes nothing away from what is there.
+    ended = last is not None and (last.event in ("end", "failed") or (last.event == "stage" and bool(last.message)))
     if ended and "train" in (manifest.get("stages") or ()):
         return "finished"
     if killed:
