@@ -19,6 +19,7 @@ from tunesmith.engines.ranks import Ranks
 from tunesmith.errors import RunError, TunesmithError
 from tunesmith.run import RunFolder, versions
 from tunesmith.stages.child import BUG, SAID
+from tunesmith.stages.launch import MET
 from tunesmith.stages.training import learn
 from tunesmith.stages.work import Work
 
@@ -31,6 +32,7 @@ def main(run: str, engine: Any, parent: str) -> int:
     signal.signal(signal.SIGINT, lambda number, _: asked.append(number))
     try:
         ranks = join_ranks(engine)
+        print(f"{MET}; this is {ranks.rank} of {ranks.size}", file=sys.stderr, flush=True)
         stop = _Stop(int(parent), asked) if ranks.rank == 0 else lambda: bool(asked)
         work = _meet(ranks, RunFolder(Path(run)), stop)
         inputs = ranks.share(work.folder.manifest().get("training", "").encode())  # the first host knows the sources
