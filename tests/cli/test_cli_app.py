@@ -14,6 +14,7 @@ from tunesmith.errors import CheckFailed, RecipeError
 from tunesmith.progress import Progress
 from tunesmith.run import RunFolder
 from tunesmith.settings import make_recipe, read_recipe
+from tunesmith.stages.hosts import Hosts
 
 REPORT = {
     "inputs": 10,
@@ -52,8 +53,8 @@ def rooms(monkeypatch, tmp_path):
         calls.append(("open", str(recipe_or_run), run, overrides))
         return RunFolder(tmp_path / "run"), make_recipe({"data": {"sources": ["rows.jsonl"]}})
 
-    def run(folder, recipe, *, stages, fresh, stop, notify):
-        calls.append(("run", stages, fresh))
+    def run(folder, recipe, *, stages, fresh, stop, notify, hosts):
+        calls.append(("run", stages, fresh, *([hosts] if hosts else [])))
         for stage in stages:
             print("a library prints")
             yield Progress("stage", stage=stage)
@@ -98,6 +99,20 @@ def test_a_stage_command_passes_on_what_was_given(rooms, command, capsys, tmp_pa
         ("open", "shop.toml", None, {"train.epochs": 3, "train.layers": "all"}),
         ("run", wanted, True),
     ]
+
+
+def test_processes_and_hosts_are_passed_on_to_the_training(rooms, tmp_path, capsys):
+    (tmp_path / "hosts").write_text("node1 slots=2\nnode2\n")
+    assert tunesmith("train", "shop.toml", "--processes", "2") == 0
+    assert tunesmith("run", "shop.toml", "--hosts", str(tmp_path / "hosts")) == 0
+    assert [call[3] for call in rooms if call[0] == "run"] == [
+        Hosts({"localhost": 2}, "localhost"), Hosts({"node1": 2, "node2": 1}, "node1"),
+    ]  # fmt: skip
+    assert tunesmith("train", "shop.toml", "--here", "node2") == 2
+    assert tunesmith("train", "shop.toml", "--processes", "2", "--hosts", str(tmp_path / "hosts")) == 2
+    assert "write slots=N in the file" in capsys.readouterr().err
+    assert tunesmith("train", "shop.toml", "--hosts", str(tmp_path / "hosts"), "--here", "node2") == 1
+    assert "is not on this host; copy it from node1" in capsys.readouterr().err
 
 
 def test_json_puts_one_object_on_stdout_and_nothing_else(rooms, capsys, tmp_path):
@@ -206,7 +221,7 @@ def test_a_bug_keeps_its_traceback_and_asks_to_be_reported(capsys):
 
 
 def test_the_first_ctrl_c_lets_the_step_finish_and_is_status_130(monkeypatch, capsys, rooms):
-    def run(folder, recipe, *, stages, fresh, stop, notify):
+    def run(folder, recipe, *, stages, fresh, stop, notify, hosts):
         yield Progress("stage", stage="train")
         os.kill(os.getpid(), signal.SIGINT)
         assert stop()
@@ -220,7 +235,7 @@ def test_the_first_ctrl_c_lets_the_step_finish_and_is_status_130(monkeypatch, ca
 
 
 def test_the_second_ctrl_c_stops_at_once(monkeypatch, capsys, rooms):
-    def run(folder, recipe, *, stages, fresh, stop, notify):
+    def run(folder, recipe, *, stages, fresh, stop, notify, hosts):
         yield Progress("stage", stage="train")
         os.kill(os.getpid(), signal.SIGINT)
         os.kill(os.getpid(), signal.SIGINT)
@@ -232,7 +247,7 @@ def test_the_second_ctrl_c_stops_at_once(monkeypatch, capsys, rooms):
 
 
 def test_ctrl_c_between_training_stages_ends_the_work_there(monkeypatch, capsys, rooms):
-    def run(folder, recipe, *, stages, fresh, stop, notify):
+    def run(folder, recipe, *, stages, fresh, stop, notify, hosts):
         yield Progress("stage", stage="evaluate")
         os.kill(os.getpid(), signal.SIGINT)
         yield Progress("working", stage="evaluate", done=1, total=100)

@@ -20,7 +20,7 @@ from tunesmith.progress import Progress
 from tunesmith.run import RunFolder
 from tunesmith.stages import fitting, launch
 from tunesmith.stages.hosts import Hosts, on_this_machine, read_hosts
-from tunesmith.stages.rank import check_same
+from tunesmith.stages.rank import check_same, facts_of
 from tunesmith.stages.work import Work
 
 RECIPE = """
@@ -147,3 +147,20 @@ def test_a_file_of_hosts_is_read_or_refused_by_its_line(tmp_path):
         path.write_text(text)
         with pytest.raises(RecipeError, match=said):
             read_hosts(path, None)
+
+
+def test_every_row_and_setting_of_the_training_is_compared(recipe):
+    def facts(**overrides: object) -> dict[str, str]:
+        given = {name.replace("__", "."): value for name, value in overrides.items()}
+        folder, made = stages.open_run(recipe, recipe.parent / "run", given)
+        if not folder.dataset.exists():
+            with pytest.raises(RunError, match="has no rows; copy"):
+                facts_of(Work(folder, made, lambda: False, lambda _: None))
+            list(stages.run(folder, made, stages=("prepare",)))
+        return facts_of(Work(folder, made, lambda: False, lambda _: None))
+
+    first = facts()
+    assert {name for name, value in facts(train__seed=1).items() if first[name] != value} == {"recipe"}
+    with next((recipe.parent / "run" / "dataset").rglob("valid.tokens")).open("r+b") as file:
+        file.write(b"\xff")
+    assert {name for name, value in facts().items() if first[name] != value} == {"dataset"}

@@ -19,7 +19,7 @@ from tiny import rows, tiny
 
 from tunesmith.dataset.store import Tokens
 from tunesmith.dataset.tokens import Sequence
-from tunesmith.engines.base import Engine, LoraShape
+from tunesmith.engines.base import Engine, LoraShape, StepSettings
 from tunesmith.engines.fake import WIDTH, FakeEngine
 from tunesmith.engines.ranks import ALONE
 from tunesmith.engines.torch_engine import TorchEngine
@@ -131,6 +131,13 @@ def test_one_rank_that_fails_ends_all(tmp_path: Path):
 
     with pytest.raises(EngineError, match="the card is gone"):
         together(2, one)
+
+
+def test_each_rank_drops_other_inputs_and_the_first_those_of_a_process_alone():
+    step = StepSettings(step=3, learning_rate=0.1, seed=5)
+    draws = {tuple(step.entropy(rank, 0, part).generate_state(2)) for rank in range(3) for part in range(2)}
+    assert len(draws) == 6
+    assert tuple(np.random.SeedSequence([5, 3, 0, 1]).generate_state(2)) in draws
 
 
 def test_rows_are_divided_by_their_tokens():

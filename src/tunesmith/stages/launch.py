@@ -36,6 +36,8 @@ MEETING = 600
 """Seconds in which every host must have begun: each is started by a person."""
 LOST = "another process of this training has ended"
 """How the sentence begins of a rank that ended because another one did."""
+MET = "all ranks are here"
+"""What a rank says when it met the others."""
 
 
 def carry_out(
@@ -182,10 +184,17 @@ class _Launched:
 
     def sentences(self) -> list[str]:
         """What the ranks said when they failed, in their order."""
+        return [line.partition(SAID)[2].strip() for line in self._lines() if line.startswith(SAID)]
+
+    @property
+    def met(self) -> bool:
+        """Whether a rank of this machine met the others."""
+        return any(line.startswith(MET) for line in self._lines())
+
+    def _lines(self) -> list[str]:
         with self.log.open("rb") as log:
             log.seek(self._start)
-            lines = log.read().decode("utf-8", "replace").splitlines()
-        return [line.partition(SAID)[2].strip() for line in lines if line.startswith(SAID)]
+            return log.read().decode("utf-8", "replace").splitlines()
 
 
 def _failure(launched: _Launched, hosts: Hosts) -> TunesmithError:
@@ -194,7 +203,7 @@ def _failure(launched: _Launched, hosts: Hosts) -> TunesmithError:
     own = [sentence for sentence in sentences if not sentence.startswith(LOST)]
     if own:
         return TrainingError(own[0] if not own[0].startswith(BUG) else f"{own[0]} ({launched.log} has them)")
-    if not sentences and len(hosts.slots) > 1:
+    if not launched.met and len(hosts.slots) > 1:
         return EngineError(
             f"the hosts did not meet at {hosts.names[0]}:{PORT} within {MEETING // 60} minutes; see that the same "
             f"command runs on each of them and that they reach this port ({launched.log} has what was said)"

@@ -19,6 +19,7 @@ from tunesmith.engines.ranks import Ranks
 from tunesmith.errors import RunError, TunesmithError
 from tunesmith.run import RunFolder, versions
 from tunesmith.stages.child import BUG, SAID
+from tunesmith.stages.launch import MET
 from tunesmith.stages.training import learn
 from tunesmith.stages.work import Work
 
@@ -31,6 +32,7 @@ def main(run: str, engine: Any, parent: str) -> int:
     signal.signal(signal.SIGINT, lambda number, _: asked.append(number))
     try:
         ranks = join_ranks(engine)
+        print(f"{MET}; this is {ranks.rank} of {ranks.size}", file=sys.stderr, flush=True)
         stop = _Stop(int(parent), asked) if ranks.rank == 0 else lambda: bool(asked)
         work = _meet(ranks, RunFolder(Path(run)), stop)
         inputs = ranks.share(work.folder.manifest().get("training", "").encode())  # the first host knows the sources
@@ -88,7 +90,7 @@ def _meet(ranks: Ranks, folder: RunFolder, stop: Any) -> Work:
     work, facts = None, {"host": socket.gethostname()}
     try:
         work = Work(folder, folder.recipe(), stop, lambda _: None, ranks=ranks)
-        facts |= _facts(work)
+        facts |= facts_of(work)
     except (TunesmithError, OSError) as error:
         facts["error"] = str(error)
     everyone = [json.loads(data) for data in ranks.gather(json.dumps(facts).encode())]
@@ -97,10 +99,12 @@ def _meet(ranks: Ranks, folder: RunFolder, stop: Any) -> Work:
     return work
 
 
-def _facts(work: Work) -> dict[str, str]:
+def facts_of(work: Work) -> dict[str, str]:
     """What must be the same on all hosts, and in which words to say that it is not."""
     recipe, dataset = work.recipe, work.folder.dataset
-    paths = sorted(p for p in dataset.iterdir() if p.suffix in (".tokens", ".places"))
+    paths = sorted(p for p in dataset.rglob("*") if p.suffix in (".tokens", ".places"))
+    if not paths:
+        raise RunError(f"{dataset} has no rows; copy {work.folder} there from the first host")
     asked = [recipe.train.model_dump(mode="json"), recipe.model.model_dump(mode="json", exclude={"name"})]
     return {
         "recipe": files.value_hash(asked)[:12],
