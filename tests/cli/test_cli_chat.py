@@ -5,7 +5,7 @@ import os
 import pytest
 
 from tunesmith.cli.chat import chat
-from tunesmith.errors import EngineError, StorageError
+from tunesmith.errors import EngineError, StorageError, TunesmithError
 
 
 class Parrot:
@@ -63,8 +63,11 @@ def typed(monkeypatch, lines, tmp_path, model=None):
 
 
 def test_piped_questions_give_answers_and_nothing_else(monkeypatch, capsys):
-    piped(monkeypatch, "你好\n\n/system Be brief.\n/nonsense\nwho?\n")
+    piped(monkeypatch, "你好\n\n/system Be brief.\nwho?\n")
     assert capsys.readouterr().out == "1: 你好\n3: who?\n"
+    for mistake in ("/nonsense", "/retry", "/save a.md"):
+        with pytest.raises(TunesmithError):
+            piped(monkeypatch, f"{mistake}\n")
 
 
 def test_a_conversation_remembers_until_it_is_reset(monkeypatch):
@@ -92,10 +95,10 @@ def test_an_error_in_a_typed_chat_is_a_sentence_and_the_chat_goes_on(monkeypatch
 
 def test_ctrl_c_at_the_prompt_says_how_to_leave_and_what_is_no_command_what_there_is(monkeypatch, capsys, tmp_path):
     typed(monkeypatch, [KeyboardInterrupt(), "/help", "/nonsense"], tmp_path)
-    shown = capsys.readouterr().out
-    assert "Ctrl-D leaves\n" in shown
-    assert shown.count("/save FILE") == 2
-    assert "there is no /nonsense; there are" in shown
+    shown = capsys.readouterr()
+    assert "Ctrl-D leaves\n" in shown.out
+    assert shown.out.count("/save FILE") == 1
+    assert "there is no /nonsense; /help says what there is" in shown.err
 
 
 def test_escape_sequences_do_not_reach_the_terminal(monkeypatch, capsys, tmp_path):
@@ -163,7 +166,7 @@ def test_saving_never_writes_over_a_file_unless_it_is_told_to(monkeypatch, tmp_p
     assert json.loads(path.read_text())["messages"][0] == {"role": "user", "content": "a"}
     typed(monkeypatch, [f"/save {tmp_path / 'b.md'}", "a", "/save b.docx", "/save"], tmp_path)
     shown = capsys.readouterr()
-    assert "there is nothing to save yet" in shown.out
+    assert "there is nothing to save yet" in shown.err
     assert shown.err.count("name a file that ends in .jsonl") == 2
 
 
@@ -191,7 +194,7 @@ def test_a_model_without_a_base_compares_nothing(monkeypatch, capsys, tmp_path):
     model = Parrot()
     model.adapter = False
     typed(monkeypatch, ["/compare", "a"], tmp_path, model)
-    assert "only a run has both" in capsys.readouterr().out
+    assert "only a run has both" in capsys.readouterr().err
     assert len(model.seen) == 1
 
 

@@ -170,15 +170,21 @@ def test_the_judge_stands_alone_at_tuned() -> None:
     [
         ("better", [1.2, 1.98], "better than base does (loss 2.310 → 0.720, 1.200 to 1.980 less)", "good"),
         ("worse", [-0.9, -0.1], "no better than base does (loss 2.310 → 0.720, 0.100 to 0.900 more)", "bad"),
-        ("not distinguishable", [-0.4, 0.9], "cannot be told on 12 rows (loss 2.310 → 0.720, -0.400 to 0.900 less)",
-         "unsure"),
+        ("not distinguishable", [-0.4, 0.9], "cannot be told on 12 rows (loss 2.310 → 0.720, "
+         "between 0.400 more and 0.900 less)", "unsure"),
     ],
 )  # fmt: skip
 def test_a_loss_is_compared_row_by_row(seen: str, interval: list[float], said: str, tone: str) -> None:
-    gain = {"mean": 1.59, "interval": interval, "verdict": seen, "n": 12}
+    gain = {"mean": 1.59, "interval": interval, "verdict": seen, "n": 12, "clusters": 12}
     (sentence,) = verdict([{"model": "base", "loss": 2.31}, {"model": "tuned", "loss": 0.72, "gain": gain}])
     assert said in sentence.text
     assert sentence.tone == tone
+
+
+def test_of_rows_too_few_to_tell_anything_no_interval_is_told() -> None:
+    gain = {"mean": 0.79, "interval": [-1.516, 1.516], "verdict": "not distinguishable", "n": 4, "clusters": 4}
+    (sentence,) = verdict([{"model": "base", "loss": 2.392}, {"model": "tuned", "loss": 1.602, "gain": gain}])
+    assert "cannot be told on 4 rows (loss 2.392 → 1.602);" in sentence.text
 
 
 def test_without_graded_answers_the_loss_is_told_and_no_more_is_claimed() -> None:

@@ -87,6 +87,9 @@ def test_what_cannot_be_done_is_refused_in_the_same_form(client: OpenAI):
     assert refused.value.code == "context_length_exceeded"
     with pytest.raises(NotFoundError):
         client.chat.completions.create(model="gpt-9", messages=ASKED)
+    tools: list[Any] = [{"type": "function", "function": {"name": "f", "parameters": {"type": "object"}}}]
+    with pytest.raises(BadRequestError, match="not taught to call tools"):  # the starter's template has none
+        client.chat.completions.create(model=NAME, messages=ASKED, tools=tools)
     with pytest.raises(BadRequestError, match="one answer"):
         client.chat.completions.create(model=NAME, messages=ASKED, n=2)
     with pytest.raises(BadRequestError, match="messages cannot be read"):

@@ -48,6 +48,7 @@ def names(page):
         ([*ENDED, {"event": "note", "stage": "evaluate", "message": "nothing is measured"}], TRAINED, "finished"),
         ([*ENDED, {"event": "stage", "stage": "evaluate", "message": "nothing has changed"}], TRAINED, "finished"),
         (FAILED, TRAINED, "failed"),
+        ([*ENDED, {"event": "failed", "stage": "export", "message": "no Ollama"}], TRAINED, "finished"),
     ],
 )  # fmt: skip
 def test_the_state_of_a_run_is_told(tmp_path, events, manifest, said):
