@@ -16,7 +16,7 @@ from test_studio_jobs import until
 from tunesmith.settings import every_field, read_recipe
 from tunesmith.studio import checked, jobs
 from tunesmith.studio.app import guarded
-from tunesmith.studio.recipes import CHOSEN, Draft, help_of, read_draft, write_draft
+from tunesmith.studio.recipes import CHOSEN, Draft, help_of, models_here, read_draft, write_draft
 
 EVIL = "<script>alert(1)</script>"
 ANSWER = {
@@ -256,3 +256,17 @@ def test_each_setting_of_the_form_is_explained_in_both_languages(project):
     for name in CHOSEN:
         assert escape(every_field()[name][1]) in english
         assert escape(help_of(name, "zh")) in chinese
+
+
+def test_ggufs_of_one_name_are_told_apart_and_those_that_are_gone_are_left_out(tmp_path, monkeypatch):
+    monkeypatch.setenv("TUNESMITH_CACHE", str(tmp_path / "cache"))
+    for number in range(3):
+        folder = tmp_path / "cache" / "models" / f"model-{number:016x}-v2"
+        folder.mkdir(parents=True)
+        (folder / "config.json").write_text("{}")
+        (folder / "weights.gguf").symlink_to(tmp_path / f"{number}" / "model.gguf")
+        if number < 2:
+            (tmp_path / f"{number}").mkdir()
+            (tmp_path / f"{number}" / "model.gguf").write_bytes(b"GGUF")
+    found = [model.label for model in models_here(tmp_path / "project") if model.kind == "imported"]
+    assert found == [f"model · {tmp_path / '0'}", f"model · {tmp_path / '1'}"]

@@ -168,6 +168,7 @@ class ModelHere:
 def models_here(project: Path) -> list[ModelHere]:
     """The starter model, model files and folders of the project, and GGUFs that were imported before."""
     from tunesmith.models.find import starter_file
+    from tunesmith.models.gguf_import import LINK
 
     found, starter = [], "-"
     try:
@@ -184,7 +185,10 @@ def models_here(project: Path) -> list[ModelHere]:
             found.append(ModelHere(folder, folder, "folder", _parameters(path.parent)))
     for path in sorted((files.cache_folder() / "models").glob("[!.]*/config.json")):
         if not path.parent.name.startswith(starter):
-            label = re.sub(r"-[0-9a-f]{16}-v\d+$", "", path.parent.name)
+            weights = (path.parent / LINK).resolve()
+            if not weights.exists():  # the file was taken away since
+                continue
+            label = f"{weights.stem} · {weights.parent}"  # many are called model.gguf
             found.append(ModelHere(str(path.parent), label, "imported", _parameters(path.parent)))
     return found
 
