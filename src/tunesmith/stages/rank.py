@@ -14,7 +14,7 @@ from select import select
 from typing import Any
 
 from tunesmith import files
-from tunesmith.engines.choose import join_ranks
+from tunesmith.engines.choose import engine_name, join_ranks, settled
 from tunesmith.engines.ranks import Ranks
 from tunesmith.errors import RunError, TunesmithError
 from tunesmith.run import RunFolder, versions
@@ -110,6 +110,7 @@ def facts_of(work: Work) -> dict[str, str]:
         "recipe": files.value_hash(asked)[:12],
         "dataset": files.value_hash([[p.name, files.file_hash(p)] for p in paths])[:12],
         f"model {recipe.model.name}": work.model.hash[:12],
+        "precision": settled(engine_name(recipe.model.engine), recipe.model.precision)[0],  # "auto" differs by machine
         **{name: version for name, version in versions().items() if name in ("tunesmith", "torch", "mlx", "numpy")},
     }
 
