@@ -42,19 +42,9 @@ lora = {rank = 4}
 
 
 def start(recipe: Path, run: Path, processes: int) -> subprocess.Popen[bytes]:
-    command = [
-        sys.executable,
-        "-m",
-        "tunesmith",
-        "train",
-        str(recipe),
-        "--run",
-        str(run),
-        "--processes",
-        str(processes),
-    ]
+    command = [sys.executable, "-m", "tunesmith", "train", str(recipe), "--run", str(run)]
     log = (run.parent / f"{run.name}.log").open("ab")
-    return subprocess.Popen(command, stdout=log, stderr=log)
+    return subprocess.Popen([*command, "--processes", str(processes)], stdout=log, stderr=log)
 
 
 def finish(recipe: Path, run: Path, processes: int) -> dict[str, np.ndarray]:

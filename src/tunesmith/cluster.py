@@ -19,7 +19,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any, TypeVar
 
-from tunesmith.errors import ClusterError, OutOfMemory
+from tunesmith.errors import ClusterError, OutOfMemory, first_line
 from tunesmith.machine import cores
 
 Task = TypeVar("Task")
@@ -87,8 +87,9 @@ class Cluster(AbstractContextManager["Cluster"]):
         except faults.RayTaskError as error:  # what the task itself raised
             raise error.cause from None
         except (faults.RayError, ConnectionError) as error:
-            said = str(error).strip().partition("\n")[0]
-            raise ClusterError(f"the cluster lost this work ({said}); run it again once its nodes are there") from None
+            raise ClusterError(
+                f"the cluster lost this work ({first_line(error)}); run it again once its nodes are there"
+            ) from None
 
     def _looks(self) -> Iterator[tuple[str, Look]]:
         """What each living node has, looked at there."""
@@ -113,9 +114,8 @@ class Cluster(AbstractContextManager["Cluster"]):
             for node in nodes
         ]  # fmt: skip
         for node, one in zip(nodes, asked, strict=True):
-            with contextlib.suppress(
-                faults.TaskUnschedulableError, faults.NodeDiedError
-            ):  # it is dead, only not yet known
+            # Of one that is dead, only not yet known to be, nothing is asked.
+            with contextlib.suppress(faults.TaskUnschedulableError, faults.NodeDiedError):
                 yield node["NodeManagerAddress"], self._ray.get(one)
 
 
@@ -139,8 +139,7 @@ def _connected(address: str) -> Any:
             _refuse_silent(address)
             ray.init(address, **quiet)
     except (ConnectionError, RuntimeError, ValueError) as error:
-        said = str(error).strip().partition("\n")[0]
-        raise ClusterError(f"the cluster {address} cannot be used ({said})") from None
+        raise ClusterError(f"the cluster {address} cannot be used ({first_line(error)})") from None
     return ray
 
 

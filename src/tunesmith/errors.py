@@ -81,3 +81,8 @@ class StorageError(TunesmithError):
 
 class CheckFailed(TunesmithError):
     """A check or proof ran, and did not hold."""
+
+
+def first_line(error: Exception) -> str:
+    """What a library said, as far as it fits into a sentence of ours."""
+    return (str(error).strip() or type(error).__name__).splitlines()[0]

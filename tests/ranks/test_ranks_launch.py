@@ -4,13 +4,11 @@ from __future__ import annotations
 
 import signal
 import socket
-from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 import psutil
 import pytest
-import torch
 from safetensors.numpy import load_file
 from tiny_chat import write_recipe, write_rows
 
@@ -34,14 +32,6 @@ layers = 1
 fit = "off"
 lora = {rank = 4}
 """
-
-
-@pytest.fixture(autouse=True)
-def one_core_each() -> Iterator[None]:
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 @pytest.fixture

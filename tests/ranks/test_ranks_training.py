@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
-import torch
 
 sys.path.insert(0, str(Path(__file__).parent))
 sys.path.insert(0, str(Path(__file__).parents[1] / "engines"))
@@ -42,14 +41,6 @@ def tokens(taken: list[tuple[list[int], list[bool]]]) -> Tokens:
 
 
 TRAIN, VALID = tokens(rows(40, seed=3)), tokens(rows(7, seed=4))
-
-
-@pytest.fixture(autouse=True)
-def one_core_each() -> Iterator[None]:
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 def torch_engine(ranks: Any = ALONE) -> Engine:

@@ -4,16 +4,15 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, cast
 
 import mlx.core as mx
 import numpy as np
 
-from tunesmith.engines.ranks import Array
-from tunesmith.errors import EngineError, RanksLost
+from tunesmith.engines.ranks import Array, lost
+from tunesmith.errors import EngineError
 
 
 class MlxRanks:
@@ -35,7 +34,7 @@ class MlxRanks:
 
     def _sum(self, array: Any) -> Any:
         if isinstance(array, mx.array):
-            with _lost():
+            with lost():
                 found = mx.distributed.all_sum(array, group=self._group, stream=mx.cpu)
                 mx.eval(found)
             return found
@@ -56,7 +55,7 @@ class MlxRanks:
         return [row[:length].tobytes() for row, length in zip(found, lengths, strict=True)]
 
     def _gathered(self, array: np.ndarray) -> np.ndarray:
-        with _lost():
+        with lost():
             return np.array(mx.distributed.all_gather(mx.array(array), group=self._group, stream=mx.cpu))
 
     def leave(self) -> None:
@@ -70,12 +69,3 @@ def _addresses() -> str:
         )
     except (KeyError, OSError, ValueError):
         return "any address: there is no MLX_HOSTFILE"
-
-
-@contextmanager
-def _lost() -> Iterator[None]:
-    """MLX's ways of saying that another process has ended become one."""
-    try:
-        yield
-    except RuntimeError as error:
-        raise RanksLost(f"another process of this training has ended ({error})") from error

@@ -6,12 +6,17 @@ objects: a rank must not be able to run code in another.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import Protocol, TypeVar
 
 import numpy as np
 
+from tunesmith.errors import RanksLost, first_line
+
 Array = TypeVar("Array")
+LOST = "another process of this training has ended"
+"""How the sentence begins of a rank that ended because another one did."""
 
 
 class Ranks(Protocol):
@@ -66,3 +71,12 @@ def total(ranks: Ranks, number: float) -> float:
 def agreed(ranks: Ranks, wanted: bool) -> bool:
     """Whether any rank wants it; all get the same answer."""
     return total(ranks, wanted) > 0
+
+
+@contextmanager
+def lost() -> Iterator[None]:
+    """Every engine's way of saying that another process has ended becomes one."""
+    try:
+        yield
+    except RuntimeError as error:
+        raise RanksLost(f"{LOST} ({first_line(error)})") from error

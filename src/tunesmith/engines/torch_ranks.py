@@ -4,8 +4,7 @@ nccl between graphics processors."""
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from datetime import timedelta
 from typing import Any, cast
 
@@ -14,8 +13,8 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from tunesmith.engines.ranks import Array
-from tunesmith.errors import EngineError, RanksLost
+from tunesmith.engines.ranks import Array, lost
+from tunesmith.errors import EngineError, first_line
 
 LOST = timedelta(minutes=30)
 """How long a rank may keep the others waiting: longer than a pause of the guard lasts."""
@@ -34,7 +33,7 @@ class TorchRanks:
         except (RuntimeError, ValueError) as error:
             address = f"{os.environ.get('MASTER_ADDR')}:{os.environ.get('MASTER_PORT')}"
             raise EngineError(
-                f"the processes that train together do not meet at {address} ({_first_line(error)}); "
+                f"the processes that train together do not meet at {address} ({first_line(error)}); "
                 "see that each host can reach this address"
             ) from error
         self.rank, self.size = dist.get_rank(), dist.get_world_size()
@@ -45,7 +44,7 @@ class TorchRanks:
         for kind in dict.fromkeys((t.dtype, t.device) for t in given):
             places = [i for i, t in enumerate(given) if (t.dtype, t.device) == kind]
             flat = torch.cat([given[i].flatten() for i in places])  # one message instead of hundreds
-            with _lost():
+            with lost():
                 dist.all_reduce(flat)
             for i, part in zip(places, flat.split([given[i].numel() for i in places]), strict=True):
                 found[i] = part.view(given[i].shape)
@@ -53,7 +52,7 @@ class TorchRanks:
 
     def share(self, data: bytes) -> bytes:
         length = torch.tensor([len(data)])
-        with _lost():
+        with lost():
             dist.broadcast(length, 0)
             buffer = _bytes(data) if self.rank == 0 else torch.empty(int(length), dtype=torch.uint8)
             dist.broadcast(buffer, 0)
@@ -61,7 +60,7 @@ class TorchRanks:
 
     def gather(self, data: bytes) -> list[bytes]:
         lengths = [torch.zeros(1, dtype=torch.int64) for _ in range(self.size)]
-        with _lost():
+        with lost():
             dist.all_gather(lengths, torch.tensor([len(data)]))
             longest = max(int(length) for length in lengths)
             found = [torch.empty(longest, dtype=torch.uint8) for _ in lengths]
@@ -69,23 +68,10 @@ class TorchRanks:
         return [t[: int(length)].numpy().tobytes() for t, length in zip(found, lengths, strict=True)]
 
     def leave(self) -> None:
-        with _lost():
+        with lost():
             dist.barrier()
         dist.destroy_process_group()
 
 
 def _bytes(data: bytes) -> Tensor:
     return torch.from_numpy(np.frombuffer(data, np.uint8).copy())
-
-
-@contextmanager
-def _lost() -> Iterator[None]:
-    """Torch's ways of saying that another process has ended become one."""
-    try:
-        yield
-    except RuntimeError as error:
-        raise RanksLost(f"another process of this training has ended ({_first_line(error)})") from error
-
-
-def _first_line(error: Exception) -> str:
-    return str(error).strip().partition("\n")[0]

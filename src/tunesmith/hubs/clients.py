@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any, Protocol
 from urllib.parse import quote, urlsplit
 
-from tunesmith.errors import TunesmithError
+from tunesmith.errors import TunesmithError, first_line
 from tunesmith.files import file_hash, storage_errors, sync_folder
 from tunesmith.hubs.repository import TOKENS, NotAsListed, RemoteFile, Repository, require
 
@@ -249,7 +249,7 @@ def _sentence(place: Place, address: str, error: BaseException) -> str | None:
         case hf.OfflineModeIsEnabled():
             return f"{name}: HF_HUB_OFFLINE forbids to ask {address}; unset it, {place.elsewhere}"
         case httpx2.HTTPError() | httpx2.InvalidURL() | hf.LocalEntryNotFoundError():
-            reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+            reason = first_line(error)
             return f"{name}: {address} cannot be reached ({reason}); try again, {place.elsewhere}"
         case hf.XetDownloadError() | RuntimeError():  # the libraries' wrapping of what happened in a thread
             inner = _sentence(place, address, error.__cause__) if error.__cause__ else None

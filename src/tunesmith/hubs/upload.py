@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
-from tunesmith.errors import ModelError, TunesmithError
+from tunesmith.errors import ModelError, TunesmithError, first_line
 from tunesmith.files import file_hash
 from tunesmith.hubs.clients import api_client, endpoint, hub_errors, modelscope_file
 from tunesmith.hubs.repository import TOKENS
@@ -81,7 +81,7 @@ def upload(
             else:
                 _to_modelscope(target, address, token, items, private, licence, count)
         except (ValueError, KeyError, TypeError, AttributeError) as error:
-            reason = (str(error) or type(error).__name__).splitlines()[0][:200]
+            reason = first_line(error)[:200]
             raise target.error(f"{target.path}: {address} did not answer as expected ({reason})") from None
     return target.page(address)
 

@@ -19,6 +19,7 @@ from select import select
 from typing import Literal
 
 from tunesmith.engines.choose import engine_name, settled
+from tunesmith.engines.ranks import LOST
 from tunesmith.errors import EngineError, RecipeError, TrainingError, TunesmithError
 from tunesmith.progress import Progress
 from tunesmith.run import RunFolder
@@ -34,8 +35,6 @@ MLX_PORT = 32323
 """mlx.launch's own, from which on each process has one."""
 MEETING = 600
 """Seconds in which every host must have begun: each is started by a person."""
-LOST = "another process of this training has ended"
-"""How the sentence begins of a rank that ended because another one did."""
 MET = "all ranks are here"
 """What a rank says when it met the others."""
 

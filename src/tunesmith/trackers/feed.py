@@ -8,12 +8,12 @@ from dataclasses import dataclass
 from functools import partial
 from types import TracebackType
 
-from tunesmith.errors import TrackerError
+from tunesmith.errors import TrackerError, first_line
 from tunesmith.progress import Progress
 from tunesmith.run import RunFolder
 from tunesmith.settings import Recipe
 from tunesmith.trackers.measures import Reader, Training, this_training
-from tunesmith.trackers.services import TRACKERS, Tracker, first_line, need, open_tracker
+from tunesmith.trackers.services import TRACKERS, Tracker, need, open_tracker
 
 
 class Feed:

@@ -9,7 +9,7 @@ from abc import ABC, abstractmethod
 from typing import Any, ClassVar
 
 from tunesmith import files
-from tunesmith.errors import TrackerError
+from tunesmith.errors import TrackerError, first_line
 from tunesmith.trackers.measures import Measure, Training
 
 SECONDS_BETWEEN_FLUSHES = 2.0
@@ -140,7 +140,3 @@ def need(name: str) -> None:
     package = TRACKERS[name].package
     if find_spec(package) is None:
         raise TrackerError(f"{name} is not installed; `pip install {package}` into this environment adds it")
-
-
-def first_line(error: Exception) -> str:
-    return (str(error).strip() or type(error).__name__).splitlines()[0]
