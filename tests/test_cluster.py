@@ -9,6 +9,7 @@ import sys
 import time
 from importlib.util import find_spec
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from cluster_nodes import slow, square, three_nodes
@@ -98,6 +99,19 @@ def test_what_cannot_be_reached_is_said_at_once():
     assert time.monotonic() - began < 60
     with pytest.raises(ClusterError, match="'somewhere' is no address"), Cluster("somewhere"):
         pass
+
+
+def test_a_cluster_without_processors_is_refused_and_not_waited_for(monkeypatch):
+    left = []
+    fake = SimpleNamespace(
+        nodes=list, cluster_resources=dict, shutdown=lambda: left.append(True),
+        exceptions=SimpleNamespace(TaskUnschedulableError=KeyError, NodeDiedError=KeyError),
+    )  # fmt: skip
+    monkeypatch.setattr(cluster, "_connected", lambda address: fake)
+    monkeypatch.setattr(Cluster, "_looks", lambda self: iter(()))
+    with pytest.raises(ClusterError, match="no processor to work with"), Cluster("local"):
+        pass
+    assert left
 
 
 def test_a_machine_without_ray_is_told_how_to_get_it(monkeypatch):

@@ -49,7 +49,10 @@ class Cluster(AbstractContextManager["Cluster"]):
             for name, look in self._looks():
                 if fault := _differs(here, look):
                     raise ClusterError(f"node {name} of the cluster {fault}")
-            self._at_once = 2 * max(1, int(self._ray.cluster_resources().get("CPU", 1)))
+            processors = int(self._ray.cluster_resources().get("CPU", 0))
+            if not processors:  # its tasks would wait for ever
+                raise ClusterError("the cluster has no processor to work with; start a node with --num-cpus 1 or more")
+            self._at_once = 2 * processors
         except BaseException:
             self._ray.shutdown()
             raise

@@ -113,6 +113,8 @@ def test_processes_and_hosts_are_passed_on_to_the_training(rooms, tmp_path, caps
     assert "write slots=N in the file" in capsys.readouterr().err
     assert tunesmith("train", "shop.toml", "--hosts", str(tmp_path / "hosts"), "--here", "node2") == 1
     assert "is not on this host; copy it from node1" in capsys.readouterr().err
+    assert tunesmith("train", "shop.toml", "--hosts", str(tmp_path / "hosts"), "--here", "node2", "--fresh") == 2
+    assert "go with the first host, node1" in capsys.readouterr().err
 
 
 def test_json_puts_one_object_on_stdout_and_nothing_else(rooms, capsys, tmp_path):

@@ -62,6 +62,8 @@ def run_stages(
         folder, resolved = open_run(recipe, run, overrides)
         hosts = where.hosts()
         if hosts is not None and not hosts.first:
+            if fresh or as_json:
+                raise UsageError(f"--fresh and --json go with the first host, {hosts.names[0]}, which keeps the run")
             _take_part(folder, resolved, hosts, console)
             return
         drive(folder, resolved, console, stages=stages, fresh=fresh, hosts=hosts)
@@ -73,12 +75,14 @@ def run_stages(
 
 
 def _take_part(folder: RunFolder, recipe: Recipe, hosts: Hosts, console: Console) -> None:
-    """Train on this host what another one shows and keeps."""
+    """Train on this host what another one shows and keeps. Raises KeyboardInterrupt when Ctrl-C ended it early."""
     from tunesmith.stages import take_part
 
     with View(console) as view, two_interrupts(view.stop_soon) as stop:
         for progress in take_part(folder, recipe, hosts, stop):
             view.show(progress)
+        if stop():
+            raise KeyboardInterrupt("stopped; the same command takes part again")
 
 
 def drive(

@@ -27,7 +27,10 @@ class TorchRanks:
         """Meet the others. Raises `EngineError` when they do not come."""
         cuda = torch.cuda.is_available()
         if cuda:
-            torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
+            own, cards = int(os.environ["LOCAL_RANK"]), torch.cuda.device_count()
+            if own >= cards:
+                raise EngineError(f"there are only {cards} graphics cards here; start no more processes than that")
+            torch.cuda.set_device(own)
         try:
             dist.init_process_group("cpu:gloo,cuda:nccl" if cuda else "gloo", timeout=LOST)
         except (RuntimeError, ValueError) as error:

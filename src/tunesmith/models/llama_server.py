@@ -20,8 +20,7 @@ from typing import IO, Any
 
 from tunesmith.errors import EngineError, ModelError, TunesmithError
 from tunesmith.files import storage_errors
-from tunesmith.machine import cores
-from tunesmith.models.llamacpp import PATIENT
+from tunesmith.models.llamacpp import PATIENT, threads
 
 NOT_INSTALLED = 3
 PROMPTS_KEPT = 256
@@ -88,7 +87,7 @@ def _serve(request: dict[str, Any]) -> None:
     settings.cache_ram_mib = PROMPTS_KEPT
     settings.use_jinja, settings.warmup = True, False
     settings.verbosity = 1  # its errors; what it says of each request would fill the disk
-    settings.cpuparams.n_threads = cores()
+    settings.cpuparams.n_threads = threads()
     out = os.dup(1)
     os.dup2(2, 1)  # what llama.cpp prints is no address
     server = llama.Server(settings)

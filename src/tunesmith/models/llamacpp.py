@@ -35,8 +35,14 @@ PIECE = 512
 PATIENT = {"GOMP_SPINCOUNT": "300"}
 """Its threads (OpenMP's) wait for each other by spinning, 300,000 times as they come, and crawl when anything else runs
 on one of their cores; after a moment they sleep instead. Measured in docs/serve.md."""
+
 _BLOCK_BYTES = 1024
 """Both parameter structs are under 200 bytes today."""
+
+
+def threads() -> int:
+    """For llama.cpp: all cores where its threads are patient, else half, which leaves others room to run."""
+    return cores() if sys.platform == "linux" else max(1, cores() // 2)
 
 
 @dataclass(frozen=True)
@@ -160,8 +166,8 @@ class _LlamaCpp:
         context = self._call("llama_init_from_model", pointer, (self.model, pointer), (parameters, _Block))
         if not context:
             raise RuntimeError(self.errors[-1] if self.errors else "it has no room to run")
-        threads = (cores(), number)
-        self._call("llama_set_n_threads", None, (context, pointer), threads, threads)
+        count = (threads(), number)
+        self._call("llama_set_n_threads", None, (context, pointer), count, count)
         memory = self._call("llama_get_memory", pointer, (context, pointer))
         batch = self._batch()
         for row in rows:

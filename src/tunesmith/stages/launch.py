@@ -64,6 +64,10 @@ def carry_out(
         launched.end()
     if not launched.finished and launched.status and (not launched.told or launched.sentences()):
         raise _failure(launched, hosts)
+    if hosts.first and not launched.finished and not launched.told:
+        raise TrainingError(
+            "stopped from another host; what was learned is kept, and the same command goes on from there"
+        )
     return launched.finished
 
 
@@ -92,8 +96,10 @@ def _mlx_launcher(hosts: Hosts) -> list[str]:
         raise RecipeError(f"{address} is no IP address, and mlx.launch takes nothing else; name the hosts by them")
     every = [address for address, name in zip(addresses, hosts.names, strict=True) for _ in range(hosts.slots[name])]
     port = _free_ports(len(every))
-    launcher = str(Path(sys.executable).with_name("mlx.launch"))
-    return [launcher, "--backend", "ring", "--hosts", ",".join(every), "--starting-port", str(port)]
+    launcher = Path(sys.executable).with_name("mlx.launch")
+    if not launcher.exists():
+        raise EngineError(f"there is no {launcher}; install mlx again, which brings it")
+    return [str(launcher), "--backend", "ring", "--hosts", ",".join(every), "--starting-port", str(port)]
 
 
 def _free_ports(count: int) -> int:

@@ -33,7 +33,9 @@ def main(run: str, engine: Any, parent: str) -> int:
     try:
         ranks = join_ranks(engine)
         print(f"{MET}; this is {ranks.rank} of {ranks.size}", file=sys.stderr, flush=True)
-        stop = _Stop(int(parent), asked) if ranks.rank == 0 else lambda: bool(asked)
+        # On each host one of them hears its terminal; what one wants, all do.
+        hears = ranks.rank == 0 or os.environ.get("LOCAL_RANK") == "0"
+        stop = _Stop(int(parent), asked) if hears else lambda: bool(asked)
         work = _meet(ranks, RunFolder(Path(run)), stop)
         inputs = ranks.share(work.folder.manifest().get("training", "").encode())  # the first host knows the sources
         for progress in learn(work, inputs.decode()):
@@ -109,7 +111,7 @@ def facts_of(work: Work) -> dict[str, str]:
     return {
         "recipe": files.value_hash(asked)[:12],
         "dataset": files.value_hash([[p.name, files.file_hash(p)] for p in paths])[:12],
-        f"model {recipe.model.name}": work.model.hash[:12],
+        "model": work.model.hash[:12],
         "precision": settled(engine_name(recipe.model.engine), recipe.model.precision)[0],  # "auto" differs by machine
         **{name: version for name, version in versions().items() if name in ("tunesmith", "torch", "mlx", "numpy")},
     }
